@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from PIL import Image
 from uniworld.nodes.headless.bench.items import BenchItem
-from uniworld.nodes.headless.bench.page import page
+from uniworld.nodes.headless.bench.report.page import page
 from uniworld.nodes.headless.bench.score_step import ScoredResult
 
 EVIL = "<script>document.title = 'run'</script><img src=http://127.0.0.1:9/a.png onerror=\"document.title='run'\">"

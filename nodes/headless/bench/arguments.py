@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ....uniworld_core.errors import UniWorldError
 from .judges import add_judge_arguments, check_judge, check_kind
-from .outcome import MODES
+from .scoring.outcome import MODES
 from .suites.table import SUITES
 
 

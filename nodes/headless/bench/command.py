@@ -12,10 +12,10 @@ from .compare import compare
 from .items import SuiteOptions
 from .judges import NO_JUDGE
 from .plan import BenchPlan, make_plan
+from .report.text_table import difference_text
 from .run_folder import Digests, RunFolder
 from .steps import OpenPlace, generate, judge, print_event, score
 from .suites.table import SUITES
-from .text_table import difference_text
 
 
 def run(arguments: argparse.Namespace, out: TextIO, open_place: OpenPlace) -> int:

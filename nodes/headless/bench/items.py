@@ -11,7 +11,7 @@ from types import MappingProxyType
 from typing import Any, Protocol
 
 from .judging.ask import Ask
-from .outcome import Mode, Unscored
+from .scoring.outcome import Mode, Unscored
 
 
 @dataclass(frozen=True)

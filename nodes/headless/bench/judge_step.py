@@ -20,9 +20,9 @@ from .judging.cost import Spending, estimate
 from .judging.replies import JudgeReply, Replies
 from .judging.run import DETECTOR, LOCAL, MAX_REPEATS, JudgeLimits, JudgeProgress, Judging, answered
 from .judging.vqa import VQA
-from .outcome import Mode, Unscored
 from .plan import BenchPlan
 from .run_folder import Digests, Made, RunFolder, read_json_file
+from .scoring.outcome import Mode, Unscored
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,9 @@ from .judge_step import JudgedResult, JudgeSettings, is_settled, results_to_judg
 from .judging.identity import is_published_detector
 from .judging.replies import JudgeReply
 from .judging.run import answered
-from .outcome import Mode, Unscored
 from .plan import BenchPlan
 from .run_folder import HEADER, VERSION, Digests, Made
+from .scoring.outcome import Mode, Unscored
 from .statistics import intervals
 
 State = Literal["scored", "unscored", "open", "missing"]

@@ -15,7 +15,7 @@ from ....uniworld_core.errors import UniWorldError, brief
 from ....uniworld_core.files import write_atomic
 from .items import BenchItem, BenchItems, BenchScores, Suite, SuiteOptions, Values
 from .judging.ask import Ask
-from .outcome import Mode, Unscored, mean
+from .scoring.outcome import Mode, Unscored, mean
 
 _SEED = 0
 # Kinds with one picture, or none; "compose" needs two.

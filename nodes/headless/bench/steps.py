@@ -20,14 +20,14 @@ from .judging.identity import is_published_detector
 from .judging.replies import JudgeReply, by_key, read_replies
 from .judging.run import JudgeLimits
 from .judging.vqa import VQA, question_line
-from .outcome import MODES, Mode
-from .page import page, sheet
 from .plan import BenchPlan
+from .report.page import page, sheet
+from .report.text_table import table_text
+from .report.turns_report import turns_page, turns_result, turns_sheet, turns_text
 from .run_folder import Digests, Made, RunFolder, find_made
 from .score_step import ScoredResult, comparable, cut_replies, make_table, result_json, score_results
-from .text_table import table_text
+from .scoring.outcome import MODES, Mode
 from .turns import make_turns
-from .turns_report import turns_page, turns_result, turns_sheet, turns_text
 
 # Opens the place that the command line describes.
 OpenPlace = Callable[[Path], AbstractContextManager[BatchPlace]]

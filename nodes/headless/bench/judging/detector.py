@@ -17,7 +17,7 @@ from PIL import Image
 
 from .....uniworld_core.errors import UniWorldError, brief
 from .....uniworld_core.loading.vocabulary import clip_tokenizer
-from .. import geneval
+from ..scoring import geneval
 from .ask import Ask
 from .client import JudgeRejected
 from .identity import detector_name, is_published_detector

@@ -12,7 +12,7 @@ from typing import Protocol
 from .....signals import at_signals
 from .....streams import say
 from .....uniworld_core.errors import RunFailed, UniWorldError
-from ..outcome import Unscored
+from ..scoring.outcome import Unscored
 from .ask import Ask
 from .client import Judge, JudgeBusy, JudgeDown, JudgeRejected
 from .cost import Price, Spending, estimate

@@ -16,12 +16,12 @@ from typing import Any
 from PIL import Image
 
 from .....uniworld_core.errors import UniWorldError, brief, shown
-from .. import dpg
 from ..download import Download, is_relative, parquet_rows, text_of
 from ..items import BenchItem, BenchItems, BenchScores, Suite, SuiteOptions, Values
 from ..judging.ask import Ask, AskPicture
 from ..judging.vqa import kind_of, question_text
-from ..outcome import Mode, Unscored, mean
+from ..scoring import dpg
+from ..scoring.outcome import Mode, Unscored, mean
 
 _WHERE = "Download the folder dpg_bench of https://github.com/TencentQQGYLab/ELLA."
 _COLUMNS = ("item_id", "text", "proposition_id", "dependency", "tuple", "question_natural_language")

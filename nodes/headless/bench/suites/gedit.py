@@ -16,11 +16,11 @@ from typing import Any
 
 from .....uniworld_core.errors import UniWorldError, brief, shown
 from .....uniworld_core.files import write_atomic
-from .. import gedit
 from ..download import Download, filled, is_relative, picture_problem
 from ..items import SAME_RESULT, BenchItem, BenchItems, BenchScores, PublishedResult, Suite, SuiteOptions, Values
 from ..judging.ask import Ask, AskPicture
-from ..outcome import Mode, Unscored
+from ..scoring import gedit
+from ..scoring.outcome import Mode, Unscored
 
 _WHERE = (
     "Download the data set https://huggingface.co/datasets/stepfun-ai/GEdit-Bench, and the folder GEdit-Bench of "

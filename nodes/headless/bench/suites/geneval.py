@@ -14,11 +14,11 @@ from typing import Any
 
 from .....uniworld_core.errors import UniWorldError, shown
 from .....uniworld_core.json_text import BadJson, loads
-from .. import geneval
 from ..download import Download, text_of
 from ..items import DRAW, BenchItem, BenchItems, BenchScores, Suite, SuiteOptions, Values
 from ..judging.ask import Ask, AskPicture
-from ..outcome import Mode, Unscored
+from ..scoring import geneval
+from ..scoring.outcome import Mode, Unscored
 
 _WHERE = (
     "Download https://github.com/djghosh13/geneval; the prompts are in its folder prompts, the names in evaluation."

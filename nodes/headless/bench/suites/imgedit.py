@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from .....uniworld_core.errors import UniWorldError, shown
-from .. import imgedit
 from ..download import Download, is_relative, picture_problem, root_of, text_of
 from ..items import BenchItem, BenchItems, BenchScores, PublishedResult, Suite, SuiteOptions, Values
 from ..judging.ask import Ask, AskPicture
-from ..outcome import Mode, Unscored
+from ..scoring import imgedit
+from ..scoring.outcome import Mode, Unscored
 
 _WHERE = (
     "Download Benchmark.tar from https://huggingface.co/datasets/sysuyy/ImgEdit and unpack it; items and judge prompts "

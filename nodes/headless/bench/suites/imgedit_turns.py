@@ -16,7 +16,7 @@ from .....uniworld_core.json_text import BadJson, loads
 from ..download import Download, is_relative, picture_problem, root_of, text_of
 from ..items import BenchItem, BenchItems, BenchScores, Suite, SuiteOptions, Values
 from ..judging.ask import Ask
-from ..outcome import Mode, Unscored
+from ..scoring.outcome import Mode, Unscored
 
 _WHERE = "Download Benchmark.tar from https://huggingface.co/datasets/sysuyy/ImgEdit and unpack it."
 

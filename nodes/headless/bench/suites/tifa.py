@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 
 from .....uniworld_core.errors import UniWorldError, shown
-from .. import tifa
 from ..download import Download, is_relative, text_of
 from ..items import BenchItem, BenchItems, BenchScores, Suite, SuiteOptions, Values
 from ..judging.ask import Ask, AskPicture
 from ..judging.vqa import question_text
-from ..outcome import Mode, Unscored
+from ..scoring import tifa
+from ..scoring.outcome import Mode, Unscored
 from .dpg import OF, YES, by_question
 
 _WHERE = "Download the folder tifa_v1.0 of https://github.com/Yushi-Hu/tifa."

@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any, get_args
 
 from .....uniworld_core.errors import UniWorldError, shown
-from .. import unisandbox
 from ..download import Download, is_relative, text_of
 from ..items import BenchItem, BenchItems, BenchScores, Suite, SuiteOptions, Values
 from ..judging.ask import Ask, AskPicture
-from ..outcome import Mode, Unscored
-from ..unisandbox import Test
+from ..scoring import unisandbox
+from ..scoring.outcome import Mode, Unscored
+from ..scoring.unisandbox import Test
 
 _WHERE = "Download https://github.com/PKU-YuanGroup/UniSandBox; it needs the folders benchmark and eval."
 

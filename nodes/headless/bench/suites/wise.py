@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from .....uniworld_core.errors import UniWorldError, shown
-from .. import wise
 from ..download import Download, filled, text_of
 from ..items import BenchItem, BenchItems, BenchScores, PublishedResult, Suite, SuiteOptions, Values
 from ..judging.ask import Ask, AskPicture
-from ..outcome import Mode, Unscored
+from ..scoring import wise
+from ..scoring.outcome import Mode, Unscored
 
 _WHERE = "Download https://github.com/PKU-YuanGroup/WISE."
 _FIELDS = ("Prompt", "Explanation")

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from uniworld.nodes.headless.bench.geneval import COLORS
+from uniworld.nodes.headless.bench.scoring.geneval import COLORS
 from uniworld.training.shapes.exam.exam import exam_task
 from uniworld.training.shapes.judge.judge import judge
 from uniworld.training.shapes.judge.oracle import MIN_FIT, FoundObject, covered_by, find

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from uniworld.nodes.headless.bench import statistics
 from uniworld.nodes.headless.bench.items import BenchItem, Values
+from uniworld.nodes.headless.bench.report.text_table import difference_text
+from uniworld.nodes.headless.bench.scoring.wise import VERIFIED
 from uniworld.nodes.headless.bench.statistics import Difference, differences, intervals
 from uniworld.nodes.headless.bench.suites.geneval import GenEvalSuite
 from uniworld.nodes.headless.bench.suites.imgedit import ImgEditSuite
 from uniworld.nodes.headless.bench.suites.wise import WISESuite
-from uniworld.nodes.headless.bench.text_table import difference_text
-from uniworld.nodes.headless.bench.wise import VERIFIED
 
 Entries = list[tuple[BenchItem, Values]]
 

@@ -13,7 +13,7 @@ pytest.importorskip("openai")
 from uniworld.__main__ import main
 from uniworld.nodes.headless.bench import statistics
 from uniworld.nodes.headless.bench.items import SuiteOptions
-from uniworld.nodes.headless.bench.outcome import Unscored
+from uniworld.nodes.headless.bench.scoring.outcome import Unscored
 from uniworld.nodes.headless.bench.suites.unisandbox import UniSandboxSuite
 from uniworld.uniworld_core.errors import UniWorldError
 

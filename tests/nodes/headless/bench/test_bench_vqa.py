@@ -19,8 +19,8 @@ from uniworld.nodes.headless.bench.judging.ask import Ask, AskPicture
 from uniworld.nodes.headless.bench.judging.client import JudgeDown, JudgeRejected
 from uniworld.nodes.headless.bench.judging.replies import JudgeReply
 from uniworld.nodes.headless.bench.judging.vqa import ProgramVQA, question_text
-from uniworld.nodes.headless.bench.outcome import Unscored
 from uniworld.nodes.headless.bench.run_folder import rows_of
+from uniworld.nodes.headless.bench.scoring.outcome import Unscored
 from uniworld.nodes.headless.bench.suites.dpg import DPGSuite, DPGVQASuite
 from uniworld.nodes.headless.bench.suites.tifa import TIFASuite, TIFAVQASuite
 from uniworld.uniworld_core.errors import RunFailed, UniWorldError

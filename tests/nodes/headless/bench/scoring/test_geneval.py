@@ -8,8 +8,17 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from uniworld.nodes.headless.bench import geneval
-from uniworld.nodes.headless.bench.geneval import Detection, Rules, classify_colors, crop, iou, judge, keep, relations
+from uniworld.nodes.headless.bench.scoring import geneval
+from uniworld.nodes.headless.bench.scoring.geneval import (
+    Detection,
+    Rules,
+    classify_colors,
+    crop,
+    iou,
+    judge,
+    keep,
+    relations,
+)
 
 
 def rules_of(options: dict[str, str]) -> Rules:

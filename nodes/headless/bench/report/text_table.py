@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from .items import SAME_RESULT, PublishedResult
-from .plan import BenchPlan
-from .score_step import ScoredTable
-from .statistics import Difference
+from ..items import SAME_RESULT, PublishedResult
+from ..plan import BenchPlan
+from ..score_step import ScoredTable
+from ..statistics import Difference
 
 _LARGE = 1e6
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from ....uniworld_core.errors import UniWorldError
+from .....uniworld_core.errors import UniWorldError
 from .outcome import Unscored, mean
 
 YES = "yes"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from uniworld.nodes.headless.bench.dpg import Answers, DPGQuestion, intended, published, read_questions
+from uniworld.nodes.headless.bench.scoring.dpg import Answers, DPGQuestion, intended, published, read_questions
 
 
 def answers_of(run: dict[str, Any], questions: list[DPGQuestion]) -> Answers:

@@ -6,8 +6,8 @@ import math
 from typing import Any
 
 import pytest
-from uniworld.nodes.headless.bench.gedit import GROUPS, ScoredEdit, Scores, find_scores, means, read
-from uniworld.nodes.headless.bench.outcome import Unscored
+from uniworld.nodes.headless.bench.scoring.gedit import GROUPS, ScoredEdit, Scores, find_scores, means, read
+from uniworld.nodes.headless.bench.scoring.outcome import Unscored
 
 
 def test_golden_groups(golden: Any) -> None:

@@ -11,11 +11,11 @@ from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 
-from .items import BenchItem
+from ..items import BenchItem
+from ..plan import BenchPlan
+from ..run_folder import Made
+from ..score_step import about_run, versions
 from .page import document, escaped, image, latin, small
-from .plan import BenchPlan
-from .run_folder import Made
-from .score_step import about_run, versions
 from .text_table import aligned, title_line
 
 # Longest side of a picture in the page: four of them fill a window of 1920 pixels.

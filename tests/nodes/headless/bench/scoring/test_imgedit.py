@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from uniworld.nodes.headless.bench.imgedit import read_basic, read_uge, table, table_uge
-from uniworld.nodes.headless.bench.outcome import Unscored
+from uniworld.nodes.headless.bench.scoring.imgedit import read_basic, read_uge, table, table_uge
+from uniworld.nodes.headless.bench.scoring.outcome import Unscored
 
 GOOD = "Brief reasoning: clean.\nPrompt Compliance: 4\nVisual Seamlessness: 1\nPhysical & Detail Fidelity: 4"
 

@@ -16,8 +16,8 @@ from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 
-from .items import BenchItem
-from .score_step import ScoredResult
+from ..items import BenchItem
+from ..score_step import ScoredResult
 
 _SIDE = 200
 # Embeddings, overrides and isolates of the bidirectional algorithm.

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from uniworld.nodes.headless.bench.outcome import Unscored
-from uniworld.nodes.headless.bench.unisandbox import both, description, table, verdict
+from uniworld.nodes.headless.bench.scoring.outcome import Unscored
+from uniworld.nodes.headless.bench.scoring.unisandbox import both, description, table, verdict
 
 
 def test_golden_cases(golden: Any) -> None:

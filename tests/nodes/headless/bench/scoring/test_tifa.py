@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from uniworld.nodes.headless.bench.tifa import TIFAQuestion, score
+from uniworld.nodes.headless.bench.scoring.tifa import TIFAQuestion, score
 
 
 def test_golden_run(golden: Any) -> None:

@@ -5,8 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from uniworld.nodes.headless.bench.outcome import Unscored
-from uniworld.nodes.headless.bench.wise import CRITERIA, LEGACY, VERIFIED, read_legacy, read_verified, table, wiscore
+from uniworld.nodes.headless.bench.scoring.outcome import Unscored
+from uniworld.nodes.headless.bench.scoring.wise import (
+    CRITERIA,
+    LEGACY,
+    VERIFIED,
+    read_legacy,
+    read_verified,
+    table,
+    wiscore,
+)
 
 
 def test_golden_weights(golden: Any) -> None:

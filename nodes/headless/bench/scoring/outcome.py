@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
-from ....uniworld_core.errors import UniWorldError
+from .....uniworld_core.errors import UniWorldError
 
 # `published` returns the value of the published script wherever that has one. `strict` accepts only replies in the format
 # that the judge was asked for.
