@@ -24,7 +24,7 @@ from uniworld.uniworld_core.errors import UniWorldError
 class Stand:
     """Replaces a UniWorld in the evaluation; paints and answers from a list, by default correctly."""
 
-    checkpoint, dtype = Path("stand"), torch.float32
+    checkpoint, dtype, loras = Path("stand"), torch.float32, ()
 
     def __init__(
         self, tasks: Sequence[ShapesTask], picture: str = "target", head: bool = True, paints: bool = True
