@@ -79,6 +79,7 @@ def files(folder: Path) -> list[str]:
 def test_gedit_has_the_sources_for_the_judge_beside_the_results(
     export: Callable[[str, dict[str, Any]], Path], tmp_path: Path
 ) -> None:
+    pytest.importorskip("pyarrow")
     names = gedit(tmp_path / "data")
     folder = export("gedit", EDIT)
     assert files(folder) == sorted(f"{name}{ending}.png" for name in names for ending in ("", "_SRCIMG"))

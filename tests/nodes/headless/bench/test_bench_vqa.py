@@ -25,7 +25,6 @@ from uniworld.nodes.headless.bench.suites.dpg import DPGSuite, DPGVQASuite
 from uniworld.nodes.headless.bench.suites.tifa import TIFASuite, TIFAVQASuite
 from uniworld.uniworld_core.errors import RunFailed, UniWorldError
 
-from .fake_judge import KEY, Answer, Request, serving
 from .folders import results
 
 
@@ -116,6 +115,9 @@ def test_a_language_model_is_asked_again_for_one_of_the_choices(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("openai")
+    pytest.importorskip("aiohttp")
+    from .fake_judge import KEY, Answer, Request, serving
+
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     monkeypatch.setattr(statistics, "RESAMPLES", 5)
     (tmp_path / "tifa_v1.0_question_answers.json").write_text(json.dumps(TIFA))
