@@ -221,10 +221,18 @@ def test_the_nodes_speak_chinese(editor: Any) -> None:
     editor.host.ask("/api/settings", {"Comfy.Locale": "zh"})
     try:
         editor.open("edit")
+        # The editor fetches the translations while it starts.
+        kind = "UniWorldSampler"
+        editor.page.wait_for_function(
+            "([kind, title]) => LiteGraph.createNode(kind).title == title", arg=[kind, texts[kind]["display_name"]]
+        )
         for kind, text in texts.items():
             title = editor.page.evaluate("(kind) => LiteGraph.createNode(kind).title", kind)
             assert title == text["display_name"]
-        label = editor.node("UniWorldSampler", "node.inputs[0].label ?? node.inputs[0].localized_name")
+        label = editor.page.evaluate("""() => {
+            const [input] = LiteGraph.createNode('UniWorldSampler').inputs
+            return input.label ?? input.localized_name
+        }""")
         assert label == texts["UniWorldSampler"]["inputs"]["dit"]["name"]
     finally:
         editor.host.ask("/api/settings", {"Comfy.Locale": "en"})
