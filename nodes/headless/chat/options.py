@@ -29,6 +29,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("name", nargs="?", help="name of a new or saved conversation (default: a new one named by the time)")
     add("--resume", action="store_true", help="resume the latest conversation")
+    _add_model(parser)
+    _add_replies(parser)
+    add("--input", type=Path, default=Path("input"), metavar="DIR", help="also search for pictures here")
+    add("--output", type=Path, default=Path("output"), metavar="DIR", help=f"conversations are saved in DIR/{FOLDER}")
+
+
+def _add_model(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
     add(
         "--checkpoint",
         metavar="NAME",
@@ -69,6 +77,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"implementation of attention in the DiT (default: {ATTENTIONS[0]})",
     )
     add("--device", default="default", help="device that the model runs on")
+
+
+def _add_replies(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
     add("--seed", type=int, default=0, help="seed of the pictures (default: 0; /seed changes it)")
     add("--steps", type=int, help="sampling steps (default: that of the model's family, such as 28 for UniWorld-V1)")
     add("--guidance", type=float, help="guidance (default: that of the model's family, such as 3.5 for UniWorld-V1)")
@@ -99,8 +111,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="context of a message: the whole conversation, or only the latest picture (default: conversation; picture "
         "for models of single instructions, such as nano and UniPic)",
     )
-    add("--input", type=Path, default=Path("input"), metavar="DIR", help="also search for pictures here")
-    add("--output", type=Path, default=Path("output"), metavar="DIR", help=f"conversations are saved in DIR/{FOLDER}")
 
 
 def read_settings(arguments: argparse.Namespace) -> Settings:
