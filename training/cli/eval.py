@@ -154,7 +154,7 @@ def _editr1(arguments: argparse.Namespace) -> int:
     from ..files import write_atomic
     from ..shapes.editr1.measure import SAMPLERS, measure
     from ..shapes.editr1.report import report
-    from ..shapes.tasks.tasks import KINDS
+    from ..shapes.tasks.tasks import PAINTED_KINDS
 
     names = [sampler.name for sampler in SAMPLERS]
     chosen = arguments.samplers.split(",") if arguments.samplers else names
@@ -162,10 +162,10 @@ def _editr1(arguments: argparse.Namespace) -> int:
         raise UniWorldError(f"--samplers is '{arguments.samplers}'; give some of {', '.join(names)}.")
     kinds: list[str] | None = arguments.kinds.split(",") if arguments.kinds else None
     if arguments.kinds == "all":
-        kinds = [kind for kind in KINDS if kind != "question"]
+        kinds = list(PAINTED_KINDS)
     aims = arguments.aims.split(",") if arguments.aims else None
-    if aims and not set(aims) <= set(KINDS):
-        raise UniWorldError(f"--aims is '{arguments.aims}'; give some of {', '.join(KINDS)}.")
+    if aims and not set(aims) <= set(PAINTED_KINDS):
+        raise UniWorldError(f"--aims is '{arguments.aims}'; give some of {', '.join(PAINTED_KINDS)}.")
     with Bars() as bars:
         weights = measure(
             arguments.run,

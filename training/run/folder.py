@@ -151,16 +151,21 @@ def resume_from(folder: Path, config: RunConfig) -> Path | None:
 
 def read_config(folder: Path) -> Config:
     """Read the configuration of a run. Raises UniWorldError if it is missing or invalid."""
-    if not (folder / CONFIG).is_file():
-        raise UniWorldError(f"{folder} is not a run's folder: it has no {CONFIG}.")
-    return load_config(folder / CONFIG)
+    return load_config(_config_of(folder))
 
 
 def read_any_config(folder: Path) -> RunConfig:
     """Read the configuration of a run of either kind. Raises UniWorldError if it is missing or invalid."""
-    if not (folder / CONFIG).is_file():
-        raise UniWorldError(f"{folder} is not a run's folder: it has no {CONFIG}.")
-    return load_any(folder / CONFIG)
+    return load_any(_config_of(folder))
+
+
+def _config_of(folder: Path) -> Path:
+    file = folder / CONFIG
+    if not file.is_file():
+        raise UniWorldError(
+            f"{folder} is not a run's folder: it has no {CONFIG}. Give a folder that `uniworld train` has made."
+        )
+    return file
 
 
 def write_config(folder: Path, config: RunConfig) -> None:

@@ -33,7 +33,7 @@ from ...publish.export import find_checkpoint
 from ...run.folder import read_any_config
 from ..exam.exam import exam_tasks
 from ..judge.judge import judge
-from ..tasks.tasks import KINDS, ShapesTask
+from ..tasks.tasks import PAINTED_KINDS, ShapesTask
 from .provide import ORACLE, providers, shaped
 
 START = "start"
@@ -137,12 +137,13 @@ def measure(
     config = read_run(run)
     kinds = trained_kinds(config) if kinds is None else kinds
     names = () if oracle_only else judges(config)
-    painted = [kind for kind in KINDS if kind != "question"]
-    unknown = [kind for kind in kinds if kind not in painted]
+    unknown = [kind for kind in kinds if kind not in PAINTED_KINDS]
     if not kinds:
         raise UniWorldError(f"{run} did not train on tasks of the world of shapes: name the kinds to measure.")
     if unknown:
-        raise UniWorldError(f"The kinds of tasks {unknown} cannot be measured; choose some of {', '.join(painted)}.")
+        raise UniWorldError(
+            f"The kinds of tasks {unknown} cannot be measured; choose some of {', '.join(PAINTED_KINDS)}."
+        )
     if count < 1:
         raise UniWorldError(f"The count is {count}; it must be at least 1.")
     checkpoint = find_checkpoint(run, step)

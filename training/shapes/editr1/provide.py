@@ -18,7 +18,7 @@ from ...editr1.reward.protocol import RewardFailure, RewardItem, Score
 from ...engine.precision import resolve_device
 from ..judge.judge import judge
 from ..judge.verdict import Verdict
-from ..tasks.tasks import KINDS, ShapesTask, make_task
+from ..tasks.tasks import PAINTED_KINDS, ShapesTask, make_task
 from ..world.scene import check_side
 from .quiz import ask_quiz, check_quiz_kinds
 
@@ -43,10 +43,9 @@ class ShapesPrompts:
     count = None
 
     def __init__(self, kinds: Sequence[str], seed: int, side: int) -> None:
-        painted = [kind for kind in KINDS if kind != "question"]
-        unknown = [kind for kind in kinds if kind not in painted]
+        unknown = [kind for kind in kinds if kind not in PAINTED_KINDS]
         if unknown:
-            raise UniWorldError(f"data.shapes has {', '.join(unknown)}; choose some of {', '.join(painted)}.")
+            raise UniWorldError(f"data.shapes has {', '.join(unknown)}; choose some of {', '.join(PAINTED_KINDS)}.")
         check_side(side)
         self._kinds, self._seed, self._side = tuple(kinds), seed, side
         self.fingerprint = hashlib.sha256(repr((self._kinds, seed, side)).encode()).hexdigest()[:32]

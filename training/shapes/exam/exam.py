@@ -25,7 +25,7 @@ from ....uniworld_core.sampling.solvers import SOLVERS
 from ..judge.judge import judge, judge_answer
 from ..judge.verdict import Verdict
 from ..tasks.split import Split
-from ..tasks.tasks import KINDS, ShapesTask, make_task
+from ..tasks.tasks import KINDS, PAINTED_KINDS, ShapesTask, make_task
 from ..world.scene import SIDE
 from .report import ExamReport, ExamResult
 
@@ -129,9 +129,8 @@ def examine_vae(
     Raises:
         UniWorldError: a kind is unknown or not painted, or `count`, `batch` or `seed` is invalid.
     """
-    painted = tuple(kind for kind in KINDS if kind != "question")
-    chosen = painted if kinds is None else tuple(kinds)
-    _check(chosen, count, batch, seed, painted)
+    chosen = PAINTED_KINDS if kinds is None else tuple(kinds)
+    _check(chosen, count, batch, seed, PAINTED_KINDS)
     examined: list[ExamResult] = []
     for kind in chosen:
         tasks = exam_tasks(kind, count, seed, split, side)

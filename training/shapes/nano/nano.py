@@ -35,7 +35,7 @@ from ...run.loop import train
 from ...run.task_head import RoutingExample, save_task_head, train_task_head
 from ..standins import fit, folders, parts, tokens
 from ..tasks.dataset import write_dataset
-from ..tasks.tasks import KINDS, make_task
+from ..tasks.tasks import PAINTED_KINDS, make_task
 from .curves import draw_curves
 from .jobs import Progress
 from .recipe import Hyperparameters, Recipe, read_recipe
@@ -176,8 +176,8 @@ class _NanoRun:
             convert(BaseModels(self.qwen, self.flux_folder, siglip=self.siglip_folder), self.folder / "start")
 
     def data(self) -> None:
-        kinds = tuple(kind for kind in KINDS if kind != "question")
-        write_dataset(self.folder / "data", self.recipe.samples, self.recipe.seed, "train", parts.PAINTED, kinds)
+        recipe = self.recipe
+        write_dataset(self.folder / "data", recipe.samples, recipe.seed, "train", parts.PAINTED, PAINTED_KINDS)
 
     def cache(self) -> None:
         config = stage_config(self.folder, self.recipe, "stage2", self.device)
@@ -246,10 +246,9 @@ def _check_recipe(folder: Path, recipe: Recipe) -> None:
 def _routing_examples(count: int, seed: int) -> list[RoutingExample]:
     """Return training prompts, half of them questions and half of all other kinds."""
     rng = np.random.default_rng([seed, 1])
-    painted = [kind for kind in KINDS if kind != "question"]
     items = []
     for number in range(count):
-        kind = "question" if number % 2 else painted[int(rng.integers(len(painted)))]
+        kind = "question" if number % 2 else PAINTED_KINDS[int(rng.integers(len(PAINTED_KINDS)))]
         task = make_task(kind, rng, "train")
         items.append(RoutingExample(task.prompt, task.references, kind != "question"))
     return items

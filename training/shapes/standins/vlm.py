@@ -22,7 +22,7 @@ from ....uniworld_core.backbones.qwen_template import chat_text
 from ....uniworld_core.backbones.rope import rope_positions
 from ..tasks.questions import DESCRIBE, listing
 from ..tasks.split import draw_triple
-from ..tasks.tasks import KINDS, ShapesTask, any_kind, make_task
+from ..tasks.tasks import PAINTED_KINDS, ShapesTask, any_kind, make_task
 from ..world.draw import draw, labels
 from ..world.scene import COLORS, SHAPES, SIZES, Object, Scene, random_scene
 from .fit import Objective, fast_math
@@ -44,7 +44,6 @@ _TOKENS = (_GRID // VLM_MERGE) ** 2  # of a picture
 _CELL = VLM_PATCH * VLM_MERGE  # side in pixels of a picture token
 _MIN_CELL_PIXELS = 12  # a token shows an object with more pixels than this
 _CELLS = 1 + len(COLORS) * len(SHAPES) * len(SIZES)
-_INSTRUCTIONS = tuple(kind for kind in KINDS if kind != "question")
 
 
 @dataclass(frozen=True)
@@ -67,7 +66,7 @@ def draw_example(rng: np.random.Generator) -> VLMExample:
         scene = random_scene(rng, int(rng.integers(1, 5)), lambda source: draw_triple(source, "train"))
         wording = DESCRIBE[int(rng.integers(len(DESCRIBE)))]
         return VLMExample(wording, (scene,), listing(scene))
-    task = make_task(any_kind(rng, _INSTRUCTIONS), rng, "train")
+    task = make_task(any_kind(rng, PAINTED_KINDS), rng, "train")
     return VLMExample(task.prompt, task.before, outcome(task, rng), task.subject)
 
 

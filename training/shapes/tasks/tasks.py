@@ -26,6 +26,8 @@ EDITS = ("add", "remove", "replace", "recolour", "background", "extract", "style
 PERCEPTIONS = ("edge", "depth", "segmentation", "detection", "hed", "mlsd", "normal", "sketch", "openpose")
 # New kinds are appended: a kind's index is part of the seed of its evaluation.
 KINDS = ("text_to_image", *EDITS, "reconstruct", *PERCEPTIONS[:4], "question", *PERCEPTIONS[4:])
+# All but the kind that is answered in text.
+PAINTED_KINDS = tuple(kind for kind in KINDS if kind != "question")
 # Relative frequency of each kind in training. Kinds that change only a small part of a picture take longest to learn.
 KIND_WEIGHTS = {
     "text_to_image": 3.0,
