@@ -221,10 +221,18 @@ def test_the_nodes_speak_chinese(editor: Any) -> None:
     editor.host.ask("/api/settings", {"Comfy.Locale": "zh"})
     try:
         editor.open("edit")
-        # The editor fetches the translations while it starts.
+        # The editor may register the nodes before it has fetched its language files, and their titles stay English until
+        # it reads the definitions again, as it does when the language is changed in its settings.
         kind = "UniWorldSampler"
+        title = texts[kind]["display_name"]
         editor.page.wait_for_function(
-            "([kind, title]) => LiteGraph.createNode(kind).title == title", arg=[kind, texts[kind]["display_name"]]
+            """async ([kind, title]) => {
+                if (LiteGraph.createNode(kind).title == title) return true
+                await app.extensionManager.command.execute('Comfy.RefreshNodeDefinitions')
+                return LiteGraph.createNode(kind).title == title
+            }""",
+            arg=[kind, title],
+            polling=500,
         )
         for kind, text in texts.items():
             title = editor.page.evaluate("(kind) => LiteGraph.createNode(kind).title", kind)
