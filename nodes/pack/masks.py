@@ -12,14 +12,14 @@ if TYPE_CHECKING:
 
 def _fit_input() -> Input:
     """Declare the choice of how images of different sizes lie over one another."""
-    from ...uniworld_core.editing import masks
+    from ...uniworld_core.editing.fitting import FITS
 
     return Input.choice(
         "fit",
-        masks.FITS,
+        FITS,
         "If the sizes differ. stretch: both show the same. crop: the edited image shows the part in the middle of the original "
         "that has its aspect ratio, as with UniPic.",
-        default=masks.FITS[0],
+        default=FITS[0],
         optional=True,
     )
 
@@ -57,7 +57,7 @@ class MakeEditMask(Node):
 
     @classmethod
     def inputs(cls) -> Inputs:
-        from ...uniworld_core.editing import masks
+        from ...uniworld_core.editing import masks, morphology, weights
 
         return (
             Input.wire(
@@ -83,7 +83,7 @@ class MakeEditMask(Node):
             Input.integer(
                 "kernel_size",
                 "Diameter of the elliptical kernel for closing or dilation, in pixels. Must be odd.",
-                default=masks.KERNEL_SIZE,
+                default=morphology.KERNEL_SIZE,
                 min=1,
                 max=63,
                 step=2,
@@ -99,10 +99,10 @@ class MakeEditMask(Node):
             ),
             Input.choice(
                 "weight_function",
-                masks.WEIGHT_FUNCTIONS,
+                weights.WEIGHT_FUNCTIONS,
                 "Weight of the edited part as a function of x = total area / edited area. logarithmic: log2(x)+1, linear: "
                 "x, exponential_root: 2^(sqrt(x)-1), quadratic_root: (sqrt(x)-1)^2+1.",
-                default=masks.WEIGHT_FUNCTION,
+                default=weights.WEIGHT_FUNCTION,
             ),
             _fit_input(),
         )
@@ -118,12 +118,12 @@ class MakeEditMask(Node):
         weight_function: str,
         fit: str = "stretch",
     ) -> tuple[Tensor, Tensor, float]:
-        from ...uniworld_core.editing import masks
+        from ...uniworld_core.editing import fitting, masks, weights
 
-        before = masks.fit_before(before, after, fit)
+        before = fitting.fit_before(before, after, fit)
         mask = masks.edit_mask(before, after, method, threshold, kernel_size, min_component, cover_edges=True)
-        weight = masks.edit_weight(mask.latent, weight_function)
-        picture = masks.weight_picture(weight, after.shape[1], after.shape[2])
+        weight = weights.edit_weight(mask.latent, weight_function)
+        picture = weights.weight_picture(weight, after.shape[1], after.shape[2])
         return masks.picture_mask(mask), picture, float(mask.share.mean())
 
 
@@ -163,10 +163,11 @@ class CompositeEdit(Node):
         )
 
     def execute(self, before: Tensor, after: Tensor, mask: Tensor, feather: int, fit: str = "stretch") -> tuple[Tensor]:
-        from ...uniworld_core.editing import masks
+        from ...uniworld_core.editing.composite import composite_edit
+        from ...uniworld_core.editing.fitting import fit_edit
 
-        after, mask = masks.fit_edit(before, after, mask, fit)
-        return (masks.composite_edit(before, after, mask, feather),)
+        after, mask = fit_edit(before, after, mask, fit)
+        return (composite_edit(before, after, mask, feather),)
 
 
 NODES = by_id(MakeEditMask, CompositeEdit)

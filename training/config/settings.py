@@ -9,7 +9,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from ...uniworld_core.backbones.flux_latents import FLUX_LATENTS
-from ...uniworld_core.editing.masks import METHODS, WEIGHT_FUNCTION, WEIGHT_FUNCTIONS
+from ...uniworld_core.editing.masks import METHODS
+from ...uniworld_core.editing.weights import WEIGHT_FUNCTION, WEIGHT_FUNCTIONS
 from ...uniworld_core.errors import UniWorldError
 from ...uniworld_core.families.uniworld_v1.painting import GUIDANCE, STEPS
 from ...uniworld_core.images.sizes import DEFAULT_AREA, DEFAULT_RATIOS, RATIO_SETS

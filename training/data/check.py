@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from ...uniworld_core.editing.masks import edit_mask, fit_before
+from ...uniworld_core.editing.fitting import fit_before
+from ...uniworld_core.editing.masks import edit_mask
 from ...uniworld_core.errors import UniWorldError
 from ...uniworld_core.images.pictures import to_image
 from ...uniworld_core.images.sizes import DEFAULT_AREA, DEFAULT_RATIOS, Size, size_by_aspect

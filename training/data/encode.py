@@ -16,14 +16,9 @@ from PIL import Image
 from ...uniworld_core import UniWorld
 from ...uniworld_core.backbones.flux_text import T5_LENGTH
 from ...uniworld_core.backbones.flux_vae import VAE
-from ...uniworld_core.editing.masks import (
-    METHODS,
-    MIN_EDITED_SHARE,
-    WEIGHT_FUNCTION,
-    edit_mask,
-    edit_weight,
-    fit_before,
-)
+from ...uniworld_core.editing.fitting import fit_before
+from ...uniworld_core.editing.masks import METHODS, MIN_EDITED_SHARE, edit_mask
+from ...uniworld_core.editing.weights import WEIGHT_FUNCTION, edit_weight
 from ...uniworld_core.errors import UniWorldError
 from ...uniworld_core.images.pictures import to_image
 from ...uniworld_core.images.sizes import DEFAULT_AREA, DEFAULT_RATIOS, size_by_aspect
@@ -51,7 +46,7 @@ class EncodeSettings:
         use_t5: compute T5 tokens of the prompt, and pool the prompt with CLIP instead of the empty string.
         t5_length: number of T5 tokens.
         mask_method: how the edited region is found, a name in `masks.METHODS`.
-        weight: the edit weight, a name in `masks.WEIGHT_FUNCTIONS`, or "none" for 1 everywhere.
+        weight: the edit weight, a name in `weights.WEIGHT_FUNCTIONS`, or "none" for 1 everywhere.
     """
 
     area: int = DEFAULT_AREA

@@ -1,1 +1,1 @@
-"""What an edit changes: masks and weights."""
+"""Edits: masks of what they changed, loss weights, and compositing over the original."""

@@ -5,6 +5,8 @@ Shapes: B items, H rows, W columns, C channels.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -66,6 +68,15 @@ def same_batch(**batches: Tensor) -> list[Tensor]:
                 "one of them a single picture."
             )
     return [tensor.expand(size, *tensor.shape[1:]) for tensor in batches.values()]
+
+
+def check_same_size(name: str, size: Sequence[int], other_name: str, other_size: Sequence[int]) -> None:
+    """Compare the sizes (height, width) of two batches. Raises UniWorldError if they differ."""
+    if tuple(size) != tuple(other_size):
+        raise UniWorldError(
+            f"'{name}' is {size[1]}x{size[0]} pixels and '{other_name}' is {other_size[1]}x{other_size[0]}: resize one "
+            "to the other first."
+        )
 
 
 def resize_image(image_BHWC: Tensor, height: int, width: int) -> Tensor:

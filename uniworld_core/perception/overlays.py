@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..editing.masks import close_mask, open_mask
+from ..editing.morphology import close_mask, open_mask
 from ..errors import UniWorldError
 from ..images.components import connected_components, keep_large
 from .heads import Box, PerceptionResult, as_image, count, one_line, percent, stands_out

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..editing.masks import close_mask
+from ..editing.morphology import close_mask
 from ..images.components import connected_components
 from .heads import Box
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from ....uniworld_core.editing.masks import edit_weight
+from ....uniworld_core.editing.weights import edit_weight
 from ...config.settings import NO_WEIGHT
 from ...data.cache import Cache, CacheKey
 from ...objective.batch import EncodedSample

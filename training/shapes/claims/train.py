@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 
-from ....uniworld_core.editing.masks import WEIGHT_FUNCTION, WEIGHT_FUNCTIONS
+from ....uniworld_core.editing.weights import WEIGHT_FUNCTION, WEIGHT_FUNCTIONS
 from ....uniworld_core.errors import UniWorldError
 from ....uniworld_core.loading.settings import read_json
 from ...config.file import load_config

@@ -43,7 +43,7 @@ from uniworld.training.shapes.claims.train import (
 from uniworld.training.shapes.nano.jobs import Job, run_jobs
 from uniworld.training.shapes.nano.recipe import Hyperparameters, Recipe
 from uniworld.training.shapes.nano.stages import stage_config
-from uniworld.uniworld_core.editing.masks import WEIGHT_FUNCTIONS, edit_weight
+from uniworld.uniworld_core.editing.weights import WEIGHT_FUNCTIONS, edit_weight
 
 from ....forked import forked_context
 

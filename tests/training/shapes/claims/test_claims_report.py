@@ -13,7 +13,7 @@ from uniworld.training.shapes.claims.rule import KEPT, PSNR, RIGHT, Claim, Compa
 from uniworld.training.shapes.claims.train import FULL, RAW, VARIANTS, WEIGHTS, Variant
 from uniworld.training.shapes.exam.exam import exam_tasks
 from uniworld.training.shapes.tasks.tasks import EDITS
-from uniworld.uniworld_core.editing.masks import WEIGHT_FUNCTIONS
+from uniworld.uniworld_core.editing.weights import WEIGHT_FUNCTIONS
 
 
 def score(kind: str = "add", edited: float = 0.05, right: bool = True, kept: float | None = 0.9) -> TaskScore:
