@@ -15,7 +15,8 @@ from safetensors.torch import save
 from torch import Tensor
 
 from ...uniworld_core.errors import UniWorldError
-from ...uniworld_core.images.picture_files import PictureFile, upright_size
+from ...uniworld_core.images.orientation import upright_size
+from ...uniworld_core.images.picture_files import PictureFile
 from ...uniworld_core.images.pictures import to_rgb
 from ..files import locked, write_atomic
 from .threads import map_in_threads

@@ -5,7 +5,6 @@ This module does not import torch, so that a process that only decodes pictures 
 
 from __future__ import annotations
 
-import contextlib
 import os
 import threading
 import time
@@ -15,9 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
-from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
+from PIL import Image, ImageFile, UnidentifiedImageError
 
 from ..errors import UniWorldError
+from .orientation import upright
+from .tolerance import tolerant
 
 T = TypeVar("T")
 
@@ -302,92 +303,3 @@ def _open(file: Any, formats: tuple[str, ...] | None) -> Image.Image:
         # picture is used.
         warnings.simplefilter("ignore")
         return Image.open(file, formats=formats)
-
-
-# --- Pillow's tolerance of damage, for one thread ---------------------------------------------------------------------
-
-_thread = threading.local()
-_flag_lock = threading.Lock()
-_flag_users = 0
-
-
-class _ThreadsFlag:
-    """Replaces `ImageFile.LOAD_TRUNCATED_IMAGES`: true in threads inside `tolerant`, and the previous value in others."""
-
-    def __init__(self, elsewhere: Any) -> None:
-        self.elsewhere = elsewhere
-
-    def __bool__(self) -> bool:
-        return getattr(_thread, "tolerant", False) or bool(self.elsewhere)
-
-
-@contextlib.contextmanager
-def tolerant() -> Iterator[None]:
-    """Let Pillow decode damaged files in this thread.
-
-    Pillow's switch is global to the process, and other code may read or set it at the same time. Other threads keep seeing
-    the previous value, and the switch is restored when the last thread leaves the block.
-    """
-    global _flag_users
-    with _flag_lock:
-        _flag_users += 1
-        if not isinstance(ImageFile.LOAD_TRUNCATED_IMAGES, _ThreadsFlag):
-            ImageFile.LOAD_TRUNCATED_IMAGES = _ThreadsFlag(ImageFile.LOAD_TRUNCATED_IMAGES)  # type: ignore[assignment]
-    _thread.tolerant = True
-    try:
-        yield
-    finally:
-        _thread.tolerant = False
-        with _flag_lock:
-            _flag_users -= 1
-            flag = ImageFile.LOAD_TRUNCATED_IMAGES
-            if not _flag_users and isinstance(flag, _ThreadsFlag):
-                ImageFile.LOAD_TRUNCATED_IMAGES = flag.elsewhere
-
-
-# --- EXIF orientation -------------------------------------------------------------------------------------------------
-
-# The operation that turns a picture of each EXIF orientation upright.
-_TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-# Metadata that may store an orientation. They must not be copied to a picture that has been turned upright.
-ORIENTED_METADATA = ("exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif", "Raw profile type APP1")
-
-
-def upright(picture: Image.Image) -> Image.Image:
-    """Turn a picture upright by its EXIF orientation. Without a readable orientation it is returned unchanged, as in viewers.
-
-    The metadata that store the orientation are removed from a turned picture.
-    """
-    turn = _TURNS.get(orientation(picture))
-    if turn is None:
-        return picture
-    turned = picture.transpose(turn)
-    for key in ORIENTED_METADATA:
-        turned.info.pop(key, None)
-    return turned
-
-
-def orientation(picture: Image.Image) -> int:
-    """Return the EXIF orientation, 1 to 8: 1 is upright, and 5 to 8 swap width and height. 1 if none can be read."""
-    try:
-        value = picture.getexif().get(ExifTags.Base.Orientation, 1)
-    except Exception:  # for damaged EXIF data Pillow raises exceptions of any type; the picture itself is intact
-        return 1
-    return value if value in range(1, 9) else 1
-
-
-def upright_size(picture: Image.Image) -> tuple[int, int]:
-    """Return width and height of the picture once upright, from its header."""
-    width, height = picture.size
-    if picture.format == "TIFF" and hasattr(picture, "tag_v2"):
-        # Newer versions of Pillow report the upright size of a TIFF, older ones the size in its tags.
-        width, height = picture.tag_v2.get(ExifTags.Base.ImageWidth), picture.tag_v2.get(ExifTags.Base.ImageLength)
-    return (height, width) if orientation(picture) >= 5 else (width, height)

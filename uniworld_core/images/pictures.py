@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from ..errors import UniWorldError
-from .picture_files import upright
+from .orientation import upright
 
 Picture: TypeAlias = "Image.Image | torch.Tensor"
 

@@ -1,11 +1,10 @@
-"""Picture files of any kind: upright, within limits, cancellable, and decoded where ComfyUI decodes them."""
+"""Picture files of any kind: within limits, cancellable, and decoded where ComfyUI decodes them."""
 
 from __future__ import annotations
 
 import io
 import os
 import struct
-import threading
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -13,18 +12,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image, ImageFile, features
-from uniworld.uniworld_core.images.picture_files import (
-    BadPicture,
-    Limits,
-    PictureFile,
-    TooMuch,
-    TooSlow,
-    deadline,
-    tolerant,
-    upright,
-    upright_size,
-)
+from PIL import Image, features
+from uniworld.uniworld_core.images.picture_files import BadPicture, Limits, PictureFile, TooMuch, TooSlow, deadline
 
 
 def gradient(width: int = 48, height: int = 32) -> Image.Image:
@@ -45,42 +34,6 @@ def opened(data: bytes, **options: Any) -> PictureFile:
 
 def pixels(picture: Image.Image) -> np.ndarray:
     return np.asarray(picture.convert("RGB")).astype(int)
-
-
-# --- upright ----------------------------------------------------------------------------------------------------------
-
-# How a camera stores an upright picture under each orientation.
-STORED: dict[int, Callable[[np.ndarray], np.ndarray]] = {
-    1: lambda a: a,
-    2: lambda a: a[:, ::-1],
-    3: lambda a: a[::-1, ::-1],
-    4: lambda a: a[::-1],
-    5: lambda a: a.swapaxes(0, 1),
-    6: lambda a: np.rot90(a, 1),
-    7: lambda a: a[::-1, ::-1].swapaxes(0, 1),
-    8: lambda a: np.rot90(a, -1),
-}
-KINDS = {"JPEG": {"quality": 100, "subsampling": 0}, "PNG": {}, "WEBP": {"lossless": True}, "TIFF": {}}
-
-
-def stored(orientation: int, kind: str, size: tuple[int, int] = (48, 32)) -> bytes:
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    lying = np.ascontiguousarray(STORED[orientation](np.asarray(gradient(*size))))
-    return encoded(Image.fromarray(lying), kind, exif=exif, **KINDS[kind])
-
-
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("orientation", STORED)
-def test_every_orientation_of_every_format_is_upright(kind: str, orientation: int) -> None:
-    with opened(stored(orientation, kind)) as file:
-        assert upright_size(file.picture) == (48, 32)
-        picture = file.first()
-    assert picture.size == (48, 32)
-    assert np.abs(pixels(picture) - pixels(gradient())).max() <= (6 if kind == "JPEG" else 0)
-    assert upright(picture).tobytes() == picture.tobytes()
-    again = Image.open(io.BytesIO(encoded(picture, "PNG")))
-    assert again.getexif().get(0x0112, 1) == 1
 
 
 # --- damage -----------------------------------------------------------------------------------------------------------
@@ -220,28 +173,6 @@ def raising(error: type[BaseException]) -> Callable[..., Any]:
         raise error
 
     return act
-
-
-def test_tolerance_applies_only_to_the_current_thread_and_is_restored() -> None:
-    assert ImageFile.LOAD_TRUNCATED_IMAGES is False
-    seen: list[bool] = []
-    with tolerant():
-        assert ImageFile.LOAD_TRUNCATED_IMAGES
-        other = threading.Thread(target=lambda: seen.append(bool(ImageFile.LOAD_TRUNCATED_IMAGES)))
-        other.start()
-        other.join()
-        # As other code does it, which may begin and end at any time.
-        before, ImageFile.LOAD_TRUNCATED_IMAGES = ImageFile.LOAD_TRUNCATED_IMAGES, True
-        ImageFile.LOAD_TRUNCATED_IMAGES = before
-    assert seen == [False]
-    assert ImageFile.LOAD_TRUNCATED_IMAGES is False
-
-
-def test_what_others_set_the_switch_to_stays(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
-    with tolerant():
-        assert ImageFile.LOAD_TRUNCATED_IMAGES
-    assert ImageFile.LOAD_TRUNCATED_IMAGES is True
 
 
 # --- limits and cancelling --------------------------------------------------------------------------------------------

@@ -16,7 +16,8 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from .....uniworld_core.errors import UniWorldError
-from .....uniworld_core.images.picture_files import ORIENTED_METADATA, Limits, PictureFile, upright
+from .....uniworld_core.images.orientation import ORIENTED_METADATA, upright
+from .....uniworld_core.images.picture_files import Limits, PictureFile
 
 # Pillow's other formats are excluded: some decoders run programs (EPS runs Ghostscript) or read other files.
 FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
