@@ -64,7 +64,7 @@ def read(reply: object, mode: Mode = "strict") -> float | Unscored:
     """Return the smallest of a reply's scores, or why there is none.
 
     Args:
-        mode: `published` accepts any number of scores of any size, if the published script does; `strict` requires two
+        mode: `published` accepts any number of scores of any size, as the published script does; `strict` requires two
             from 0 to 10. Replies for which that script guesses, retries forever or fails are unscored in both modes.
     """
     if not isinstance(reply, str):
@@ -72,16 +72,27 @@ def read(reply: object, mode: Mode = "strict") -> float | Unscored:
     scores = find_scores(reply)
     if scores is None:
         return Unscored("the reply contains no scores")
-    if not scores or not all(isinstance(score, (int, float)) and not isinstance(score, bool) for score in scores):
-        return Unscored(f"the scores are {str(scores)[:80]}, expected numbers")
-    if not all(abs(score) <= LARGEST for score in scores):  # nor NaN
-        return Unscored(f"the scores are {str(scores)[:80]}, expected numbers")
-    lowest = min(scores)
-    if lowest < 0:
-        return Unscored(f"the score {lowest} is below 0")
-    if mode == "strict" and (len(scores) != _SCORES or max(scores) > _HIGHEST):
-        return Unscored(f"the scores are {scores}, expected two from 0 to {_HIGHEST}")
+    unread = Unscored(f"the scores are {str(scores)[:80]}, expected numbers")
+    if not scores or not all(isinstance(score, (int, float)) for score in scores):
+        return unread
+    lowest = min(scores)  # true and false are numbers for the published script, and it compares with infinity and NaN
+    if not abs(lowest) <= LARGEST:
+        return unread
+    if mode == "strict":
+        if any(isinstance(score, bool) for score in scores):
+            return unread
+        if len(scores) != _SCORES or not all(0 <= score <= _HIGHEST for score in scores):
+            return Unscored(f"the scores are {str(scores)[:80]}, expected two from 0 to {_HIGHEST}")
     return float(lowest)
+
+
+def combined(consistency: float, quality: float) -> Scores | Unscored:
+    """Return the scores of one edit. If just one of them is below 0, there is no overall score, and the published script
+    fails.
+    """
+    if consistency * quality < 0:
+        return Unscored(f"the scores are {consistency:g} and {quality:g}, expected none below 0")
+    return Scores(consistency, quality)
 
 
 def find_scores(reply: str) -> list[Any] | None:
@@ -97,7 +108,9 @@ def find_scores(reply: str) -> list[Any] | None:
         return _of_object(reply[first : last + 1])
     pair = reply[reply.find("[") : reply.rfind("]") + 1]
     if "[" in reply and re.fullmatch(r"\[\d+, ?\d+\]", pair):
-        return list(_parsed(pair))
+        return _parsed(
+            pair
+        )  # None for digits that JSON does not allow, such as "07", where the published script crashes
     return _bare_number(reply)
 
 
@@ -113,8 +126,8 @@ def _of_object(text: str) -> list[Any] | None:
     text = text.strip().replace("\n", "")
     found = _parsed(text)
     if not isinstance(found, dict) or "score" not in found:
-        found = _of_bare_words(text)
-    if found is None or "score" not in found:
+        found = _of_repaired(text)
+    if found is None:
         return None
     return found["score"] if isinstance(found["score"], list) else [found["score"]]
 
@@ -126,28 +139,42 @@ def _parsed(text: str) -> Any:
         return None
 
 
-def _of_bare_words(text: str) -> dict[str, Any] | None:
-    """Parse an object without quotes, which the published script repairs: `{score: 7, reasoning: fine}`."""
-    pairs = re.fullmatch(r"\{(.*)\}", text)
-    found: dict[str, Any] = {}
-    for pair in pairs[1].split(",") if pairs else [""]:
-        match = re.fullmatch(r"\s*(\w+):\s*([^\"'\[\]{}:]*?)\s*", pair)
-        if match is None:
-            return None
-        is_number = re.fullmatch(r"-?\d+(\.\d+)?", match[2])
-        found[match[1]] = [float(match[2]) if "." in match[2] else int(match[2])] if is_number else match[2]
-    return found
+def _of_repaired(text: str) -> dict[str, Any] | None:
+    """Parse an object whose words lack quotes, such as `{score: 7, reasoning: fine}`, with the published script's repair.
+
+    That quotes every word before a colon. Then it rewrites what is between each quoted key and the next comma or brace: a
+    number becomes a list, and everything but booleans and null is quoted. Lists, and texts with a comma, do not survive it.
+    """
+    text = re.sub(r"\w+(?=:)", r'"\g<0>"', text)
+    pieces = []
+    place = 0
+    while (start := text.find('"', place)) >= 0 and (end := text.find('":', start + 1)) >= 0:
+        closing = re.compile("[,}]").search(text, end + 2)
+        if closing is None:
+            break
+        value = text[end + 2 : closing.start()].strip()
+        if re.fullmatch(r"-?\d+(\.\d+)?", value):
+            value = f"[{value}]"
+        elif value.lower() not in ("true", "false", "null"):
+            value = f'"{value}"'
+        pieces.append(f"{text[place : end + 1]}: {value}{closing[0]}")
+        place = closing.end()
+    found = _parsed("".join(pieces) + text[place:])
+    # Of a repaired object, the script does not put a single value into a list, and fails.
+    return found if isinstance(found, dict) and isinstance(found.get("score"), list) else None
 
 
-def means(rows: Sequence[ScoredEdit], language: str, intersection: bool = False) -> dict[str, dict[str, float]]:
+def means(
+    rows: Sequence[ScoredEdit], language: str, intersection: bool = False, groups: Sequence[str] = GROUPS
+) -> dict[str, dict[str, float]]:
     """Return {"SC", "PQ", "O": {group: mean, "average": unweighted mean of the groups}} for one language.
 
     Args:
-        intersection: use only the rows that all published models completed. A group without such rows is omitted, and
-            "average" with it, where the published script returns NaN.
+        intersection: use only the rows that all published models completed.
+        groups: the groups of the table. A group without rows is omitted, and "average" with it, where the published script
+            returns NaN.
     """
     kept = [row for row in rows if row.language == language and (row.intersection or not intersection)]
-    groups = list(dict.fromkeys(row.group for row in rows))
     found: dict[str, dict[str, float]] = {"SC": {}, "PQ": {}, "O": {}}
     for group in groups:
         scores = [row.scores for row in kept if row.group == group]

@@ -69,11 +69,12 @@ def keep(detections: Sequence[Detection], tag: str, rules: Rules = Rules()) -> d
     least = np.float32(rules.counting_threshold if tag == "counting" else rules.threshold)
     kept: dict[str, list[Detection]] = {}
     for name in dict.fromkeys(one.name for one in detections):
-        found = [one for one in detections if one.name == name and np.float32(one.score) > least]
-        # The published script reverses an ascending sort, so that of equal scores the later detection comes first.
-        best = sorted(reversed(found), key=lambda one: -np.float32(one.score))[: rules.max_objects]
+        found = [one for one in detections if one.name == name]
+        scores = np.asarray([one.score for one in found], np.float32)
+        # The published script reverses numpy's ascending sort, which also decides about equal scores.
+        order = [place for place in np.argsort(scores)[::-1] if scores[place] > least][: rules.max_objects]
         chosen: list[Detection] = []
-        for one in best:
+        for one in (found[place] for place in order):
             if rules.max_overlap == 1 or all(iou(other.box, one.box) < rules.max_overlap for other in chosen):
                 chosen.append(one)
         if chosen:
@@ -82,14 +83,16 @@ def keep(detections: Sequence[Detection], tag: str, rules: Rules = Rules()) -> d
 
 
 def iou(a: Sequence[float], b: Sequence[float]) -> float:
-    """Return the intersection over union of two boxes with inclusive corners; 0 for empty ones."""
-    shared = (max(a[0], b[0]), max(a[1], b[1]), min(a[2], b[2]), min(a[3], b[3]))
-    union = _area(a) + _area(b) - _area(shared)
-    return _area(shared) / union if union else 0.0
+    """Return the intersection over union of two boxes with inclusive corners, in float32 as published; 0 for empty ones."""
+    first, second = (np.asarray(box[:4], np.float32) for box in (a, b))
+    shared = np.concatenate([np.maximum(first[:2], second[:2]), np.minimum(first[2:], second[2:])])
+    union = _area(first) + _area(second) - _area(shared)
+    return float(_area(shared) / union) if union else 0.0
 
 
-def _area(box: Sequence[float]) -> float:
-    return max(box[2] - box[0] + 1, 0) * max(box[3] - box[1] + 1, 0)
+def _area(box: np.ndarray) -> np.float32:
+    width, height = np.maximum(box[2:] - box[:2] + 1, 0)
+    return np.float32(width * height)
 
 
 def relations(a: Sequence[float], b: Sequence[float], shortened_by: float = 0.1) -> set[str]:

@@ -5,8 +5,10 @@ Source: PKU-YuanGroup/WISE eb51174, WISE_legacy/{gpt_eval,Calculate}.py, vllm_ev
 
 from __future__ import annotations
 
+import functools
+import operator
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from .outcome import Mode, Table, Unscored, mean
@@ -65,7 +67,18 @@ VERIFIED = Edition(
 
 def wiscore(consistency: float, realism: float, aesthetic_quality: float) -> float:
     """Return the WiScore of one picture (0 to 1) from its three scores (0 to 2)."""
-    return sum(w * score for w, score in zip(_WEIGHTS, (consistency, realism, aesthetic_quality))) / _HIGHEST
+    scores = (consistency, realism, aesthetic_quality)
+    return _added(w * score for w, score in zip(_WEIGHTS, scores)) / _HIGHEST
+
+
+def weighted(means: Mapping[str, float], edition: Edition) -> float:
+    """Return the overall score from the means of all categories."""
+    return _added(weight * means[name] for name, weight in edition.weights.items())
+
+
+def _added(terms: Iterable[float]) -> float:
+    """Add from left to right, as in the published expressions. From Python 3.12 on, `sum` rounds in another way."""
+    return functools.reduce(operator.add, terms)
 
 
 def read_legacy(reply: object, mode: Mode = "strict") -> float | Unscored:
@@ -90,16 +103,22 @@ def read_legacy(reply: object, mode: Mode = "strict") -> float | Unscored:
 
 def _criteria(reply: str, mode: Mode) -> dict[str, list[str]]:
     """Return the scores of each criterion, in order."""
-    digits = r"([0-9])" if mode == "published" else r"(-?[0-9]+(?:\.[0-9]+)?)"
+    digits = r"(\d)" if mode == "published" else r"(-?[0-9]+(?:\.[0-9]+)?)"
     colon = r"\s*:?\s*" if mode == "published" else r"\s*\*{0,2}\s*[:：=]?\s*\*{0,2}\s*"
     scores: dict[str, list[str]] = {}
     for name, score in re.findall(
         rf"(consistency|realism|aesthetic quality)\*{{0,2}}{colon}{digits}", reply, re.IGNORECASE
     ):
         scores.setdefault(name.lower().replace(" ", "_"), []).append(score)
-    bare = [line.strip() for line in reply.splitlines() if line.strip() in ("0", "1", "2")]
+    bare = _bare_lines(reply, "012", mode)
     enough = len(bare) >= len(CRITERIA) if mode == "published" else len(bare) == len(CRITERIA)
     return {name: [score] for name, score in zip(CRITERIA, bare)} if not scores and enough else scores
+
+
+def _bare_lines(reply: str, digits: str, mode: Mode) -> list[str]:
+    """Return the lines that consist of one of the digits. In published replies, only a line feed ends a line."""
+    lines = reply.split("\n") if mode == "published" else reply.splitlines()
+    return [line.strip() for line in lines if line.strip() in tuple(digits)]
 
 
 def without_thinking(reply: str) -> str:
@@ -124,7 +143,7 @@ def read_verified(reply: object, mode: Mode = "strict") -> float | Unscored:
         reply = re.sub(r"<think>.*?</think>", "", reply, flags=re.DOTALL)
         found = re.findall(r"\bscore\W{0,4}[:：=]\W{0,4}(-?[0-9]+(?:\.[0-9]+)?)", reply, re.IGNORECASE)
     if not found:
-        bare = [line.strip() for line in reply.splitlines() if line.strip() in ("0", "1")]
+        bare = _bare_lines(reply, "01", mode)
         found = bare if len(bare) == 1 else []
     if not found:
         return Unscored("no line gives a score")
@@ -151,5 +170,5 @@ def table(scores: Sequence[tuple[int, float | Unscored]], edition: Edition) -> T
     groups = {name: mean(values) for name, values in by_category.items()}
     overall = {}
     if set(groups) == set(edition.ranges) and {key for key, _ in scores} >= set(edition.prompts):
-        overall = {"overall": sum(weight * groups[name] for name, weight in edition.weights.items())}
+        overall = {"overall": weighted(groups, edition)}
     return Table(groups, {name: len(values) for name, values in by_category.items()}, overall, unscored)

@@ -99,10 +99,13 @@ class GEditSuite(Suite):
     def score(self, item: BenchItem, answers: Mapping[str, str], mode: Mode) -> Values | Unscored:
         """See `Suite.score`."""
         consistency, quality = (gedit.read(answers.get(kind), mode) for kind in ("SC", "PQ"))
-        for one in (consistency, quality):
-            if isinstance(one, Unscored):
-                return one
-        scores = gedit.Scores(float(consistency), float(quality))  # type: ignore[arg-type]
+        if isinstance(consistency, Unscored):
+            return consistency
+        if isinstance(quality, Unscored):
+            return quality
+        scores = gedit.combined(consistency, quality)
+        if isinstance(scores, Unscored):
+            return scores
         return {"SC": scores.consistency, "PQ": scores.quality, "O": scores.overall}
 
     def undefined(self, entries: Sequence[tuple[BenchItem, Values]]) -> str:
@@ -122,7 +125,8 @@ class GEditSuite(Suite):
             for item, values in entries
         ]
         language = entries[0][0].extra["language"]
-        everything, shared = (gedit.means(rows, language, intersection) for intersection in (False, True))
+        present = list(dict.fromkeys(row.group for row in rows))
+        everything, shared = (gedit.means(rows, language, intersection, present) for intersection in (False, True))
         groups = {
             group: {column: everything[column][group] for column in ("SC", "PQ", "O")}
             for group in everything["SC"]

@@ -102,7 +102,7 @@ class WISESuite(Suite):
         groups = {name: {"score": table.groups[name]} for name in edition.ranges if name in table.groups}
         overall = {}
         if len(groups) == len(edition.ranges):
-            overall = {"overall": sum(weight * table.groups[name] for name, weight in edition.weights.items())}
+            overall = {"overall": wise.weighted(table.groups, edition)}
         return BenchScores(groups, overall)
 
 

