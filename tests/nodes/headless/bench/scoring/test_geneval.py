@@ -47,8 +47,8 @@ def test_golden_verdicts(golden: Any) -> None:
         verdict = judge(
             one["metadata"],
             kept,
-            lambda name, ds: [colors[name, d.box, d.score] for d in ds],
-            rules,  # noqa: B023
+            lambda name, ds: [colors[name, d.box, d.score] for d in ds],  # noqa: B023
+            rules,
         )
         assert verdict.correct == one["published"]["correct"]
         assert words("\n".join(verdict.reasons)) == words(one["published"]["reason"])
