@@ -83,7 +83,8 @@ def _print_report(lora: LoraFile, alpha: float | None) -> None:
 
     report = report_on(lora, alpha)
     print(f"file       {lora.file}")
-    print(f"base       {report.family}, by the names")
+    base = f"{report.family}, by the names" if lora.family is None else f"{lora.family}, by its metadata"
+    print(f"base       {base}")
     print(f"modules    {len(lora.modules)} in {', '.join(sorted(lora.dtypes))}, names of {report.naming}")
     print(f"rank       {_counted(report.ranks)}")
     print(f"alpha      {_counted(report.alphas)}, from {' and '.join(report.alpha_sources)}")

@@ -17,7 +17,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from ...uniworld_core.errors import UniWorldError
-from ...uniworld_core.lora.files import SCALED_METADATA
+from ...uniworld_core.lora.files import FAMILY_KEY, SCALED_METADATA
 from ..config.editr1 import PolicySettings
 from ..files import write_atomic
 from .groups import stream_seed
@@ -87,13 +87,16 @@ class Adapters:
         return output + (self.scale * change).to(output.dtype)
 
 
-def write_adapters(weights: Mapping[str, Tensor], settings: PolicySettings, base: str, to: Path) -> None:
+def write_adapters(
+    weights: Mapping[str, Tensor], settings: PolicySettings, base: str, to: Path, family: str | None = None
+) -> None:
     """Write adapters to a folder: in the published layout, and as one file with the strength in B.
 
     Args:
         weights: {name such as "transformer_blocks.0.attn.to_q.lora_A.weight": tensor}.
         base: the model that they were trained on, for the published configuration.
         to: the folder, which is created.
+        family: family of that model, for the files' metadata, so that no other family takes them; None if it is unknown.
 
     Raises:
         UniWorldError: a file cannot be written.
@@ -111,15 +114,12 @@ def write_adapters(weights: Mapping[str, Tensor], settings: PolicySettings, base
         "lora_dropout": 0.0,
         "bias": "none",
     }
-    write_atomic(to / ADAPTER_FILE, _file({f"{PUBLISHED_PREFIX}{name}": one for name, one in plain.items()}))
+    mark = {} if family is None else {FAMILY_KEY: family}
+    published = {f"{PUBLISHED_PREFIX}{name}": tensor for name, tensor in plain.items()}
+    write_atomic(to / ADAPTER_FILE, save(published, {"format": "pt"} | mark))
     write_atomic(to / ADAPTER_CONFIG, (json.dumps(config, indent=2) + "\n").encode())
-    write_atomic(
-        to / SINGLE_FILE, _file({f"{SINGLE_PREFIX}{name}": one for name, one in scaled.items()}, SCALED_METADATA)
-    )
-
-
-def _file(tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> bytes:
-    return save(tensors, metadata or {"format": "pt"})
+    single = {f"{SINGLE_PREFIX}{name}": tensor for name, tensor in scaled.items()}
+    write_atomic(to / SINGLE_FILE, save(single, SCALED_METADATA | mark))
 
 
 def _is_target(name: str, module: nn.Module, targets: Sequence[str]) -> bool:

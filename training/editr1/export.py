@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ...uniworld_core.errors import UniWorldError
+from ...uniworld_core.families.table import family_of
 from ...uniworld_core.loading.shipped import shipped_model
 from ..config.editr1 import EditR1Config
 from ..engine import checkpoints
@@ -67,7 +68,8 @@ def export_editr1(
         if to.exists():
             raise UniWorldError(f"{to} already exists: choose another folder.")
         names = {name: name.removeprefix(_NETWORK).removeprefix("dit.") for name in trained}
-        write_adapters({names[name]: one for name, one in trained.items()}, config.policy, config.model.checkpoint, to)
+        weights = {names[name]: tensor for name, tensor in trained.items()}
+        write_adapters(weights, config.policy, config.model.checkpoint, to, _family(config))
         return
     start = _start(config)
     if not (start / _SETTINGS).is_file():
@@ -76,6 +78,14 @@ def export_editr1(
             f"model.checkpoint in its {CONFIG}; only such checkpoints can be written, besides adapters (policy.kind = 'lora')."
         )
     write_changed(start, {TOWER_NAMES.in_file(name): Source.of(tensor) for name, tensor in trained.items()}, to, dtype)
+
+
+def _family(config: EditR1Config) -> str | None:
+    """Return the family of the checkpoint that a run starts from; None if it is not there any more."""
+    try:
+        return family_of(_start(config)).name
+    except UniWorldError:
+        return None
 
 
 def _start(config: EditR1Config) -> Path:

@@ -180,7 +180,8 @@ def _run(trainer: EditR1Trainer, reporter: Reporter | None, stop: threading.Even
         interrupted = bool(world.gather([stop.is_set()]).any()) and trainer.step < run.steps
         if trainer.step % run.save_every == 0 or interrupted:
             trainer.save()
-        if reporter is not None and run.sheet_every and (trainer.step - 1) % run.sheet_every == 0:
+        last = interrupted or trainer.step == run.steps
+        if reporter is not None and run.sheet_every and (last or (trainer.step - 1) % run.sheet_every == 0):
             _plot(trainer.folder)
     trainer.save()
     trainer.saver.wait()

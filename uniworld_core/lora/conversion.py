@@ -14,7 +14,7 @@ import torch
 from ..errors import UniWorldError
 from ..files import write_atomic
 from ..loading.names import some
-from .files import SCALED_METADATA, LoraFile, LoraModule, read_lora
+from .files import FAMILY_KEY, SCALED_METADATA, LoraFile, LoraModule, read_lora
 from .matching import NetworkLayers, Target, match
 
 _PREFIX = "transformer."
@@ -69,11 +69,11 @@ def convert_lora(
             floats[f"{_PREFIX}{layer.layer}.lora_B.weight"] = layer.rows(scaled)
     kept = dtypes.pop() if exact and len(dtypes) == 1 else torch.float32
     dtype = STORAGES[storage] if storage is not None else kept if kept in STORAGES.values() else torch.float32
-    write_atomic(target, _file(floats, dtype))
+    write_atomic(target, _file(floats, dtype, lora.family))
     return lora
 
 
-def _file(floats: dict[str, torch.Tensor], dtype: torch.dtype) -> bytes:
+def _file(floats: dict[str, torch.Tensor], dtype: torch.dtype, family: str | None) -> bytes:
     from safetensors.torch import save
 
     stored = {name: tensor.to(dtype).contiguous() for name, tensor in floats.items()}
@@ -81,7 +81,8 @@ def _file(floats: dict[str, torch.Tensor], dtype: torch.dtype) -> bytes:
         if not bool(torch.isfinite(tensor.float()).all()):
             raise UniWorldError(f"{name} has values that are not finite as {dtype}: choose another --storage.")
     # Tensors may share memory, such as A of layers that were joined.
-    return save({name: tensor.clone() for name, tensor in stored.items()}, SCALED_METADATA)
+    metadata = SCALED_METADATA if family is None else SCALED_METADATA | {FAMILY_KEY: family}
+    return save({name: tensor.clone() for name, tensor in stored.items()}, metadata)
 
 
 def _named_targets(lora: LoraFile) -> dict[str, tuple[Target, ...]]:

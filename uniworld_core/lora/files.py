@@ -36,6 +36,8 @@ UNKNOWN_ALPHA = "the rank, as neither the file nor a configuration has alpha"
 SCALE_IN_WEIGHTS = "the rank, as the scale is in the weights"
 # Metadata of such a file. Without it nobody could see that its alpha is the rank and not merely unknown.
 SCALED_METADATA = {"format": "pt", "uniworld_scale": "in the weights"}
+# Metadata with the family of the base model, such as "FLUX.1 Kontext". Names and shapes cannot tell FLUX's descendants apart.
+FAMILY_KEY = "uniworld_family"
 _DOWN = ("A", "down")
 # Prefixes of modules' names. "base_model.model." is PEFT's, "transformer." diffusers', the next two ComfyUI's, and the last
 # that of UniWorld-V1's checkpoints.
@@ -84,6 +86,7 @@ class LoraFile:
         config: PEFT's settings, if the folder or the file's metadata has them.
         dtypes: dtypes of the matrices, as safetensors names them.
         scaled: whether the metadata says that the scale is in the weights; alpha is then the rank.
+        family: family of the base model, if the metadata names it.
     """
 
     file: Path
@@ -91,6 +94,7 @@ class LoraFile:
     config: AdapterConfig | None = None
     dtypes: frozenset[str] = field(default_factory=frozenset)
     scaled: bool = False
+    family: str | None = None
 
     def alpha(self, module: LoraModule, given: float | None = None) -> tuple[float, str]:
         """Return alpha of a module and where it is from: the argument, the file, the settings, or else the rank.
@@ -192,7 +196,7 @@ def read_lora(source: str | Path) -> LoraFile:
     _check_ranks(file, modules, config)
     dtypes = frozenset(tensors[module.down][0] for module in modules.values())
     scaled = SCALED_METADATA.items() <= metadata.items()
-    return LoraFile(file, modules, config, dtypes, scaled)
+    return LoraFile(file, modules, config, dtypes, scaled, metadata.get(FAMILY_KEY))
 
 
 def without_prefixes(name: str) -> str:

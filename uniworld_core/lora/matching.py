@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from ..backbones.flux_bfl import bfl_tensors
-from ..errors import UniWorldError
+from ..errors import UniWorldError, shown
 from ..loading.names import some
 from ..loading.parts import NetworkPart
 from .files import LoraFile, LoraModule, without_prefixes
@@ -41,11 +41,13 @@ class NetworkLayers:
         kind: name of the network's class.
         linear: {name: linear layer}.
         tensors: names of all tensors.
+        family: family of the model; None for a network of no family.
     """
 
     kind: str
     linear: Mapping[str, Layer]
     tensors: tuple[str, ...]
+    family: str | None = None
 
 
 @dataclass(frozen=True)
@@ -69,14 +71,14 @@ class Target:
         return torch.cat(rows.chunk(2)[::-1]) if self.swapped else rows
 
 
-def layers_of(network: nn.Module) -> NetworkLayers:
-    """Describe a network, which may be on the meta device."""
+def layers_of(network: nn.Module, family: str | None = None) -> NetworkLayers:
+    """Describe a network, which may be on the meta device, of a model of a family."""
     linear = {
         name: Layer(layer.out_features, layer.in_features)
         for name, layer in network.named_modules()
         if isinstance(layer, nn.Linear)
     }
-    return NetworkLayers(type(network).__name__, linear, tuple(network.state_dict()))
+    return NetworkLayers(type(network).__name__, linear, tuple(network.state_dict()), family)
 
 
 def layers_of_painter(parts: Any) -> NetworkLayers:
@@ -91,15 +93,20 @@ def layers_of_painter(parts: Any) -> NetworkLayers:
     part = parts["dit"]
     if not isinstance(part, NetworkPart) or parts.facts.shift is None:
         raise UniWorldError(f"{parts.family} takes no LoRA: use the checkpoint as it is.")
-    return layers_of(part.build())
+    return layers_of(part.build(), parts.family)
 
 
 def match(lora: LoraFile, network: NetworkLayers) -> dict[str, tuple[Target, ...]]:
     """Return {name of a module: the layers to which it belongs}.
 
     Raises:
-        UniWorldError: a module or its shape does not fit the network; all are named.
+        UniWorldError: the file names another family, or a module or its shape does not fit the network; all are named.
     """
+    if None not in (lora.family, network.family) and lora.family != network.family:
+        raise UniWorldError(
+            f"{lora.file} was trained for {shown(lora.family)}, and the model is {network.family}: use a LoRA that was trained "
+            "for this model."
+        )
     known = _spellings(network)
     found: dict[str, tuple[Target, ...]] = {}
     unknown, misfits = [], []

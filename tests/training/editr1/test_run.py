@@ -23,6 +23,7 @@ from uniworld.training.editr1.reward.protocol import RewardFailure
 from uniworld.training.editr1.reward.weighted import WeightedReward
 from uniworld.training.engine import checkpoints
 from uniworld.training.run.folder import CHECKPOINTS
+from uniworld.training.run.plot import plot
 from uniworld.uniworld_core import UniWorld
 from uniworld.uniworld_core.errors import RunFailed, UniWorldError
 from uniworld.uniworld_core.lora.files import read_lora
@@ -51,9 +52,23 @@ def assert_equal(run: Path, other: Path) -> None:
 
 
 def test_a_run_trains_writes_sheets_and_resumes_to_the_same_bits(
-    tmp_path: Path, first_epoch: Path, config_of: Configure, providers_of: Provide, rows: Rows
+    tmp_path: Path,
+    first_epoch: Path,
+    config_of: Configure,
+    providers_of: Provide,
+    rows: Rows,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    drawn: list[int] = []  # number of epochs in the curves
+
+    def draw(runs: dict[str, Path], to: Path) -> None:
+        drawn.append(len(rows(tmp_path / "whole")))
+        if drawn == [1, 2]:
+            plot(runs, to)
+
+    monkeypatch.setattr("uniworld.training.editr1.loop.plot", draw)
     whole = train_editr1(config_of("run.steps=2", "run.sheet_every=2"), tmp_path / "whole", providers_of())
+    assert drawn == [1, 2]
     assert (whole.steps, whole.skipped, whole.idle, whole.interrupted) == (2, 0, 0, False)
     assert [file.name for file in (tmp_path / "whole" / "groups").iterdir()] == ["epoch-00000000.png"]
     assert (tmp_path / "whole" / "curves.png").is_file()
@@ -106,6 +121,7 @@ def test_adapters_are_exported_in_both_layouts(tmp_path: Path, first_epoch: Path
         export_editr1(first_epoch, tmp_path / "lora")
     assert read_lora(tmp_path / "lora" / SINGLE_FILE).scaled
     assert not read_lora(tmp_path / "lora").scaled
+    assert {read_lora(tmp_path / "lora" / name).family for name in ("", SINGLE_FILE)} == {"UniWorld-V1"}
     # Nodes apply both with the same strength, as trained.
     network = layers_of(UniWorld.from_pretrained("tiny").dit.transformer)
     files = [open_lora(tmp_path / "lora" / name, network).products for name in ("", SINGLE_FILE)]

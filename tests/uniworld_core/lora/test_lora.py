@@ -14,9 +14,11 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from uniworld.uniworld_core import Condition, UniWorld
 from uniworld.uniworld_core.backbones.flux_bfl import bfl_tensors
+from uniworld.uniworld_core.errors import UniWorldError
+from uniworld.uniworld_core.lora.conversion import convert_lora
 from uniworld.uniworld_core.lora.files import read_lora
 from uniworld.uniworld_core.lora.layers import adapted
-from uniworld.uniworld_core.lora.matching import layers_of, match
+from uniworld.uniworld_core.lora.matching import layers_of, layers_of_painter, match
 from uniworld.uniworld_core.lora.painter import LoraPainter, open_lora
 from uniworld.uniworld_core.sampling.sampler import make_noise
 
@@ -252,6 +254,19 @@ def test_a_lora_of_another_model_is_an_error_that_names_modules(modules: Any, ne
     with pytest.raises(ValueError, match=r"7 of 7 modules are not in FluxTransformer2DModel: .* and 2 more") as error:
         open_lora(written(tmp_path, named(foreign, "")), layers_of(network))
     assert len(error.value.problems) == 7
+
+
+def test_a_lora_of_another_family_with_the_same_layers_is_an_error(
+    model: UniWorld, modules: Any, tmp_path: Path
+) -> None:
+    file = written(tmp_path, named(modules, "transformer."), uniworld_family="FLUX.1 Kontext")
+    with pytest.raises(UniWorldError, match=r"was trained for 'FLUX\.1 Kontext', and the model is UniWorld-V1"):
+        model.load_lora(file)
+    assert model.loras == ()
+    convert_lora(file, tmp_path / "converted.safetensors")
+    assert read_lora(tmp_path / "converted.safetensors").family == "FLUX.1 Kontext"
+    written(tmp_path, named(modules, "transformer."), uniworld_family="UniWorld-V1")
+    open_lora(file, layers_of_painter(model.parts))
 
 
 def test_all_that_does_not_fit_is_in_one_error(modules: Any, network: Any, tmp_path: Path) -> None:
