@@ -55,6 +55,11 @@ def _add_convert(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("target", type=Path, metavar="TARGET", help="the safetensors file to write")
     _add_matching(parser, "check that all modules fit it; needed for names of BFL and of kohya's scripts")
     parser.add_argument(
+        "--skip-text-encoders",
+        action="store_true",
+        help="leave out modules of text encoders, which are an error otherwise: UniWorld applies LoRAs to the DiT alone",
+    )
+    parser.add_argument(
         "--storage",
         choices=STORAGES,
         help="dtype of the matrices (default: that of the source, or float32 where it cannot hold the scaled ones exactly)",
@@ -86,6 +91,8 @@ def _print_report(lora: LoraFile, alpha: float | None) -> None:
     base = f"{report.family}, by the names" if lora.family is None else f"{lora.family}, by its metadata"
     print(f"base       {base}")
     print(f"modules    {len(lora.modules)} in {', '.join(sorted(lora.dtypes))}, names of {report.naming}")
+    if encoders := sum(module.of_text_encoder for module in lora.modules.values()):
+        print(f"           {encoders} of them are of text encoders, which UniWorld does not change")
     print(f"rank       {_counted(report.ranks)}")
     print(f"alpha      {_counted(report.alphas)}, from {' and '.join(report.alpha_sources)}")
     print(f"scale      {_counted(report.scales)}, which UniWorld applies at strength 1")
@@ -109,7 +116,14 @@ def _convert(arguments: argparse.Namespace) -> int:
     from ...uniworld_core.lora.conversion import convert_lora
 
     layers = _layers(arguments.model)
-    lora = convert_lora(arguments.source, arguments.target, arguments.alpha, arguments.storage, layers)
+    lora = convert_lora(
+        arguments.source,
+        arguments.target,
+        arguments.alpha,
+        arguments.storage,
+        layers,
+        arguments.skip_text_encoders,
+    )
     scales = {lora.scale(module, arguments.alpha) for module in lora.modules.values()}
     sources = dict.fromkeys(lora.alpha(module, arguments.alpha)[1] for module in lora.modules.values())
     say(

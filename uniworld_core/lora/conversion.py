@@ -7,6 +7,7 @@ diffusers' loader of Qwen-Image refuses them.
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -28,6 +29,7 @@ def convert_lora(
     alpha: float | None = None,
     storage: str | None = None,
     network: NetworkLayers | None = None,
+    skip_text_encoders: bool = False,
 ) -> LoraFile:
     """Convert a LoRA. The file is written atomically.
 
@@ -39,9 +41,10 @@ def convert_lora(
             exactly.
         network: the layers of the base model, to which the LoRA is matched. Needed for names of BFL and of kohya's
             scripts, which do not determine diffusers' names.
+        skip_text_encoders: leave out modules of text encoders, which are an error otherwise.
 
     Returns:
-        The source.
+        The source, without the modules that were left out.
 
     Raises:
         UniWorldError: the source is not a plain LoRA or does not fit the network, alpha is given although the scale is in the
@@ -55,6 +58,9 @@ def convert_lora(
     if not target.parent.is_dir():
         raise UniWorldError(f"The folder {target.parent} does not exist: create it first.")
     lora = read_lora(source)
+    if skip_text_encoders:
+        lora = _denoiser_of(lora)
+    lora.check_denoiser()
     lora.check_given(alpha)
     targets = match(lora, network) if network is not None else _named_targets(lora)
     floats: dict[str, torch.Tensor] = {}
@@ -71,6 +77,13 @@ def convert_lora(
     dtype = STORAGES[storage] if storage is not None else kept if kept in STORAGES.values() else torch.float32
     write_atomic(target, _file(floats, dtype, lora.family))
     return lora
+
+
+def _denoiser_of(lora: LoraFile) -> LoraFile:
+    modules = {name: module for name, module in lora.modules.items() if not module.of_text_encoder}
+    if not modules:
+        raise UniWorldError(f"{lora.file} changes only text encoders: use a LoRA of a denoiser.")
+    return replace(lora, modules=modules)
 
 
 def _file(floats: dict[str, torch.Tensor], dtype: torch.dtype, family: str | None) -> bytes:

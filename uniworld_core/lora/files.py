@@ -19,6 +19,7 @@ from ..loading.headers import open_shard, read_header
 from ..loading.names import some
 from ..loading.settings import read_json
 from .config import AdapterConfig, adapter_config, check_alpha, config_in_metadata
+from .kinds import is_text_encoder, other_kind
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 # The file of a folder that diffusers' `save_lora_weights` wrote.
@@ -75,6 +76,11 @@ class LoraModule:
         """The name without prefixes."""
         return without_prefixes(self.name)
 
+    @property
+    def of_text_encoder(self) -> bool:
+        """Whether it belongs to a text encoder and not to the denoiser."""
+        return is_text_encoder(self.bare)
+
 
 @dataclass(frozen=True)
 class LoraFile:
@@ -130,6 +136,16 @@ class LoraFile:
         alpha, _ = self.alpha(module, given)
         return alpha / module.rank if self.config is None else self.config.scale(alpha, module.rank)
 
+    def check_denoiser(self) -> None:
+        """Raise UniWorldError if there are modules of text encoders, which no model of the package adapts."""
+        found = [name for name, module in self.modules.items() if module.of_text_encoder]
+        if found:
+            raise UniWorldError(
+                f"{self.file} also changes text encoders, which is not supported ({len(found)} of {len(self.modules)} modules: "
+                f"{some(found)}): write a file without them with `uniworld lora convert --skip-text-encoders`.",
+                found,
+            )
+
     def tensors(self) -> Iterator[tuple[LoraModule, torch.Tensor, torch.Tensor]]:
         """Yield each module with A (r, I) and B (O, r) as stored. Copies, so the file may change afterwards.
 
@@ -167,6 +183,8 @@ def read_lora(source: str | Path) -> LoraFile:
     """
     file = _find(Path(source))
     tensors = read_header(file)
+    if (kind := other_kind(tensors)) is not None:
+        raise UniWorldError(f"{file} is not a plain LoRA, but a {kind}: only plain LoRAs are supported.")
     pairs, problems = _pairs({name: shape for name, (_, shape) in tensors.items()})
     if not pairs:
         raise UniWorldError(
@@ -196,7 +214,7 @@ def read_lora(source: str | Path) -> LoraFile:
     _check_ranks(file, modules, config)
     dtypes = frozenset(tensors[module.down][0] for module in modules.values())
     scaled = SCALED_METADATA.items() <= metadata.items()
-    return LoraFile(file, modules, config, dtypes, scaled, metadata.get(FAMILY_KEY))
+    return LoraFile(file, modules, config, dtypes, scaled, metadata.get(FAMILY_KEY) or None)
 
 
 def without_prefixes(name: str) -> str:
@@ -267,7 +285,7 @@ def _misfit(kinds: dict[str, str], tensors: dict[str, tuple[str, tuple[int, ...]
     if len(down) != 2 or len(up) != 2 or down[0] != up[1] or 0 in (*down, *up):
         return f"{kinds['down']} {list(down)} and {kinds['up']} {list(up)} are not matrices of one rank"
     if not {down_type, up_type} <= set(FLOATS):
-        return f"{kinds['down']} and {kinds['up']} have dtypes {down_type} and {up_type}, expected floating point"
+        return f"{kinds['down']} and {kinds['up']} have dtypes {down_type} and {up_type}, expected one of {', '.join(FLOATS)}"
     return None
 
 

@@ -100,13 +100,15 @@ def match(lora: LoraFile, network: NetworkLayers) -> dict[str, tuple[Target, ...
     """Return {name of a module: the layers to which it belongs}.
 
     Raises:
-        UniWorldError: the file names another family, or a module or its shape does not fit the network; all are named.
+        UniWorldError: the file names another family or changes text encoders, or a module or its shape does not fit the
+            network; all are named.
     """
     if None not in (lora.family, network.family) and lora.family != network.family:
         raise UniWorldError(
             f"{lora.file} was trained for {shown(lora.family)}, and the model is {network.family}: use a LoRA that was trained "
             "for this model."
         )
+    lora.check_denoiser()
     known = _spellings(network)
     found: dict[str, tuple[Target, ...]] = {}
     unknown, misfits = [], []

@@ -298,6 +298,11 @@ def test_all_that_does_not_fit_is_in_one_error(modules: Any, network: Any, tmp_p
             {"a.lora_A.weight": (1, 8), "a.lora_B.weight": (8, 1), "a.lora_A.default.weight": (1, 8)},
             "are the same matrix",
         ),
+        ({"a.lora_A.weight": (1, 8), "a.lora_B.weight": (8, 1), "a.lora_magnitude_vector": (8,)}, "but a DoRA"),
+        ({"a.lora_down.weight": (1, 8), "a.lora_up.weight": (8, 1), "a.dora_scale": (8, 1)}, "but a DoRA"),
+        ({"a.hada_w1_a": (4, 4), "a.hada_w1_b": (4, 4)}, r"but a LoHa \(a.hada_w1_a, a.hada_w1_b\)"),
+        ({"a.lokr_w1": (4, 4), "a.alpha": ()}, "but a LoKr"),
+        ({"a.lora_A.weight": (1, 8), "a.lora_B.weight": (8, 1), "a.lora_B.bias": (8,)}, "but a LoRA with biases"),
         ({"a.weight": (4, 8)}, r"holds no LoRA: .*\(a.weight\)"),
         ({}, "holds no LoRA"),
         (

@@ -13,6 +13,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from uniworld.uniworld_core import Condition, UniWorld
+from uniworld.uniworld_core.errors import UniWorldError
 from uniworld.uniworld_core.lora.conversion import convert_lora
 from uniworld.uniworld_core.lora.files import read_lora
 from uniworld.uniworld_core.lora.matching import layers_of
@@ -142,6 +143,28 @@ def test_names_of_kohya_are_converted_with_the_model(model: UniWorld, tmp_path: 
     before, after = (open_lora(tmp_path / f"{name}.safetensors", layers_of(network)) for name in ("kohya", "a"))
     assert len(after.file.modules) == 3
     torch.testing.assert_close(velocity(LoraPainter(model.dit, after)), velocity(LoraPainter(model.dit, before)))
+
+
+@pytest.mark.parametrize("prefix", ["text_encoder.text_model.", "lora_te1_text_model_", "base_model.model.te1_"])
+def test_modules_of_text_encoders_are_refused_or_left_out(
+    prefix: str, model: UniWorld, published: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "both.safetensors"
+    denoiser = load_file(published / "adapter_model.safetensors")
+    save_file(denoiser | {f"{prefix}q.lora_{k}.weight": torch.ones(4, 4) for k in "AB"}, file)
+    message = (
+        rf"also changes text encoders, .*\(1 of {len(denoiser) // 2 + 1} modules: {prefix}q\): .*--skip-text-encoders"
+    )
+    with pytest.raises(UniWorldError, match=message):
+        open_lora(file, layers_of(model.dit.transformer))
+    with pytest.raises(UniWorldError, match=message):
+        convert_lora(file, tmp_path / "converted.safetensors")
+    assert not (tmp_path / "converted.safetensors").exists()
+    convert_lora(file, tmp_path / "converted.safetensors", skip_text_encoders=True)
+    assert len(load_file(tmp_path / "converted.safetensors")) == len(denoiser)
+    save_file({f"{prefix}q.lora_{k}.weight": torch.ones(4, 4) for k in "AB"}, file)
+    with pytest.raises(UniWorldError, match="changes only text encoders"):
+        convert_lora(file, tmp_path / "other.safetensors", skip_text_encoders=True)
 
 
 def test_nothing_is_written_when_it_fails(published: Path, tmp_path: Path) -> None:
