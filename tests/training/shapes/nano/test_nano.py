@@ -19,7 +19,7 @@ from uniworld.training.shapes.exam.exam import exam_tasks, examine
 from uniworld.training.shapes.nano import nano
 from uniworld.training.shapes.nano.curves import draw_curves
 from uniworld.training.shapes.nano.nano import train_nano
-from uniworld.training.shapes.nano.recipe import Hyperparameters, Recipe, read_recipe
+from uniworld.training.shapes.nano.recipe import Hyperparameters, read_recipe
 from uniworld.training.shapes.standins import fit
 from uniworld.training.shapes.tasks.tasks import ShapesTask
 from uniworld.uniworld_core import UniWorld
@@ -34,20 +34,6 @@ BLINK = replace(
     **dict.fromkeys(("vae", "decoder", "vlm", "siglip", "flux", "stage1", "stage2"), _BLINK),
     samples=12,
     routing=8,
-)
-# The quick recipe, made much shorter: as far as a test needs it to beat an untrained model.
-QUICK = read_recipe("quick")
-SHORT = replace(
-    QUICK,
-    vae=replace(QUICK.vae, steps=32),
-    decoder=replace(QUICK.decoder, steps=2),
-    vlm=replace(QUICK.vlm, steps=16),
-    siglip=replace(QUICK.siglip, steps=2, batch=8),
-    flux=replace(QUICK.flux, steps=10, batch=12),
-    samples=40,
-    stage1=replace(QUICK.stage1, steps=2, batch=8),
-    stage2=replace(QUICK.stage2, steps=16, batch=10),
-    routing=128,
 )
 
 
@@ -72,9 +58,11 @@ def blink(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-def test_stopped_at_any_step_it_resumes_to_the_same_model(
-    blink: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_stopped_at_any_step_the_quick_command_resumes_to_the_same_model(
+    blink: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    monkeypatch.setattr(nano, "read_recipe", {"quick": BLINK}.__getitem__)
+    command = ["train", "nano", "--quick", "--device", "cpu", "--folder", str(tmp_path / "pieces")]
 
     class Stopped(Exception):
         pass
@@ -88,7 +76,9 @@ def test_stopped_at_any_step_it_resumes_to_the_same_model(
             patch.setattr(nano._NanoRun, step, stop)
             with pytest.raises(Stopped, match=step):
                 train_nano(tmp_path / "pieces", device="cpu", recipe=BLINK)
-    pieces = train_nano(tmp_path / "pieces", device="cpu", recipe=BLINK)
+    capsys.readouterr()
+    assert main(command) == 0
+    pieces = Path(capsys.readouterr().out.strip().splitlines()[-1])
     found, expected = tensors(pieces), tensors(blink)
     assert set(found) == set(expected)
     assert all(torch.equal(found[name], expected[name]) for name in expected)
@@ -165,17 +155,11 @@ def flow_loss(model: UniWorld, dit: DiT) -> float:
         return float(tower(tower.collate(items, Draws.of(0, range(len(items)), items[0].latent.shape))).mean())
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("recipe", [SHORT, pytest.param(QUICK, marks=pytest.mark.acceptance)], ids=["short", "quick"])
+@pytest.mark.acceptance
 def test_the_quick_command_beats_an_untrained_model_by_a_wide_margin(
-    recipe: Recipe,
-    blink: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    blink: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(nano, "read_recipe", {"quick": recipe}.__getitem__)
-    monkeypatch.setattr(nano, "find_spec", lambda name: None)
+    monkeypatch.setattr(nano, "find_spec", lambda name: None)  # no curves
     assert main(["train", "nano", "--quick", "--device", "cpu", "--folder", str(tmp_path / "quick")]) == 0
     trained = opened(Path(capsys.readouterr().out.strip().splitlines()[-1]))
     untrained = opened(blink)
