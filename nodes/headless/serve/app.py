@@ -25,9 +25,10 @@ from .http.route import HTTPRoute
 from .http.unmatched import refuse
 from .metrics import Metrics
 from .queue.clients import Clients
+from .queue.prompt_runner import Run
 from .queue.store import Store
 from .queue.terminal import Terminal
-from .queue.worker import QueueWorker, Run
+from .queue.worker import QueueWorker
 from .routes import completions as routes_completions
 from .routes import editor as routes_editor
 from .routes import files as routes_files

@@ -13,7 +13,7 @@ from .....streams import say
 from ...problems import node_title
 from ...run.report import RunReport
 from .clients import Clients
-from .worker import Run
+from .prompt_runner import Run
 
 _KEPT_LINES = 300
 _THROTTLE_SECONDS = 60.0  # between two lines of the same kind, for kinds that clients can provoke

@@ -7,63 +7,22 @@ import gc
 import sqlite3
 import threading
 import time
-import traceback
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
-from .....command_line import bug_note, describe_error, is_bug
-from .....streams import say
 from ....host import PlainHost
-from ...check.validate import Validation, validate_prompt
-from ...problems import Problem
-from ...registry.calls import CoroutineRunner
+from ...check.validate import Validation
 from ...registry.registry import Registry
-from ...run.executor import Executor, RunResult
 from ...run.report import never_failing
 from .messages import MessageSink, RunMessages
-from .store import ERROR, INTERRUPTED, SUCCESS, PromptResult, QueuedPrompt, Store
+from .prompt_runner import STOPPED, PromptRunner, Run
+from .store import PromptResult, QueuedPrompt, Store
 
 STOPPED_CALL = "The server is stopping."
-STOPPED = "The server was stopped while this prompt ran. Queue it again to run it."
 _GRACE_SECONDS = 20.0  # for a running node to stop when the server stops
-_FRESH_SECONDS = 1.0  # for which the validation of a prompt that was just queued is valid
 _RETRY_SECONDS = 1.0  # between two attempts to write to a disk that is full
-
-
-@dataclass
-class Run:
-    """The run in progress.
-
-    Attributes:
-        seconds: run time of each node so far.
-        stop: why the run is to be interrupted, as a sentence; None while it is not.
-    """
-
-    accepted: QueuedPrompt
-    messages: RunMessages
-    seconds: dict[str, float] = field(default_factory=dict)
-    stop: str | None = None
-    _since: dict[str, tuple[str, float]] = field(default_factory=dict)
-
-    def record_time(self, name: str, data: dict[str, Any]) -> None:
-        """Measure run times. The time of nodes created by expansion counts towards the node that created them."""
-        now = time.perf_counter()
-        if name == "executing":
-            self._since[data["node"]] = data["real_node"], now
-        elif name in ("node_finished", "node_paused") and data["node"] in self._since:
-            self._add(data["node"], now)
-        elif name in ("execution_success", "execution_error", "execution_interrupted"):
-            for node in list(self._since):
-                self._add(node, now)
-
-    def _add(self, node: str, now: float) -> None:
-        real_node, since = self._since.pop(node)
-        self.seconds[real_node] = self.seconds.get(real_node, 0.0) + now - since
-
-    def class_of(self, node: str) -> str:
-        return str(self.accepted.prompt[node]["class_type"])
 
 
 @dataclass
@@ -102,14 +61,12 @@ class QueueWorker:
         on_storage_error: Callable[[str], None],
         kept_results: int = 0,
     ) -> None:
-        self.store, self.registry, self.host, self.sink = store, registry, host, sink
+        self.store, self.host, self.sink = store, host, sink
         self.run: Run | None = None
-        self._coroutines = CoroutineRunner()
-        self._executor = Executor(registry, host, kept_results, self._coroutines.run)
-        self._on_event, self._on_end = never_failing(on_event), never_failing(on_end)
+        self._runner = PromptRunner(registry, host, never_failing(on_event), kept_results)
+        self._on_end = never_failing(on_end)
         self._on_storage_error = never_failing(on_storage_error)
         self._wake = threading.Condition()
-        self._validated: tuple[str, Validation, float] | None = None
         self._stopping = self._free_wanted = self._abandoned = self._claim_failed = False
         self._calls: deque[QueuedCall] = deque()
         self._call: QueuedCall | None = None
@@ -125,7 +82,7 @@ class QueueWorker:
 
     def remember(self, prompt_id: str, checked: Validation) -> None:
         """Keep the validation of a prompt that is being queued, in case it runs at once."""
-        self._validated = prompt_id, checked, time.monotonic()
+        self._runner.remember(prompt_id, checked)
 
     def wake(self) -> None:
         with self._wake:
@@ -195,7 +152,7 @@ class QueueWorker:
                 waiting, self._calls = list(self._calls), deque()
             for call in waiting:
                 never_failing(call.refuse)(STOPPED_CALL)
-            self._coroutines.close()
+            self._runner.close()
 
     def _run_all(self) -> None:
         while True:
@@ -245,26 +202,17 @@ class QueueWorker:
 
     def _run_one(self, run: Run) -> None:
         start = time.perf_counter()
-        try:
-            state, sentence, result = self._execute(run)
-        except BaseException as error:  # even SystemExit, which a node may raise: the thread must survive
-            sentence = f"The server failed to run it: {describe_error(error)}."
-            if is_bug(error):
-                say("".join(traceback.format_exception(error)).rstrip())
-                sentence = f"{sentence} {bug_note('in the terminal of the server')}"
-            data = _error_data(run, sentence, type(error).__name__)
-            never_failing(run.messages.event)("execution_error", data)
-            state, result = ERROR, PromptResult(ERROR, {}, run.messages.kept, data)
+        end = self._runner.run(run)
         if self._abandoned:  # `stop` timed out, and the server has closed the store
             return
         with self._wake:
             self.run = None
         seconds = time.perf_counter() - start
-        if not self._store_result(run.accepted.id, result):
+        if not self._store_result(run.accepted.id, end.result):
             return
-        self._on_end(run, state, sentence, seconds)
+        self._on_end(run, end.result.state, end.sentence, seconds)
         never_failing(self._send_end)(run)
-        if result.error is not None and "OutOfMemory" in str(result.error.get("exception_type")):
+        if "OutOfMemory" in str((end.result.error or {}).get("exception_type")):
             self.host.memory.offload_all()
 
     def _send_end(self, run: Run) -> None:
@@ -301,78 +249,10 @@ class QueueWorker:
                 if not self._stopping:
                     self._wake.wait(_RETRY_SECONDS)
 
-    def _execute(self, run: Run) -> tuple[str, str, PromptResult]:
-        """Validate and run a prompt. Returns its state, a message and its result."""
-
-        def on_event(name: str, data: dict[str, object]) -> None:
-            # The executor clears the interrupt flag at its start; a request to stop may have come before that.
-            if name == "execution_start" and run.stop is not None:
-                self.host.interrupted.set()
-            if name == "execution_interrupted" and run.stop == STOPPED:
-                data = {**data, "message": STOPPED}
-            run.record_time(name, data)
-            never_failing(run.messages.event)(name, data)
-            self._on_event(run, name, data)
-
-        accepted = run.accepted
-        checked = self._fresh_validation(accepted.id)
-        if checked is None:
-            # Validated again, because files may have been removed since it was queued, even before a restart.
-            checked = validate_prompt(accepted.prompt, self.registry, accepted.outputs)
-        if checked.error is not None or not checked.outputs:
-            return self._invalid(run, checked.problems, on_event)
-        result: RunResult = self._executor.run(
-            checked.prompt,
-            checked.outputs,
-            original=accepted.prompt,
-            prompt_id=accepted.id,
-            extra_pnginfo=_pnginfo(accepted.extra),
-            on_event=on_event,
-        )
-        state = {"success": SUCCESS, "interrupted": INTERRUPTED}.get(result.status, ERROR)
-        sentence = run.stop if state == INTERRUPTED and run.stop is not None else result.sentence
-        return state, sentence, PromptResult(state, result.ui, run.messages.kept, result.error)
-
-    def _fresh_validation(self, prompt_id: str) -> Validation | None:
-        latest, self._validated = self._validated, None
-        if latest is None or latest[0] != prompt_id or time.monotonic() - latest[2] > _FRESH_SECONDS:
-            return None
-        return latest[1]
-
-    def _invalid(
-        self, run: Run, problems: list[Problem], on_event: Callable[[str, dict[str, object]], None]
-    ) -> tuple[str, str, PromptResult]:
-        sentence = problems[0].sentence if problems else "The prompt has no output nodes any more."
-        data = _error_data(run, sentence, "ValueError", problems[0] if problems else None)
-        start = {"prompt_id": run.accepted.id, "timestamp": data["timestamp"]}
-        on_event("execution_start", start)
-        on_event("execution_error", data)
-        return ERROR, sentence, PromptResult(ERROR, {}, run.messages.kept, data)
-
     def _free_memory(self) -> None:
         with self._wake:
             self._free_wanted = False
-        self._executor.forget()
+        self._runner.forget()
         self.kept.clear()
         self.host.memory.offload_all()
         gc.collect()
-
-
-def _pnginfo(extra: dict[str, object]) -> dict[str, object] | None:
-    found = extra.get("extra_pnginfo")
-    return found if isinstance(found, dict) else None
-
-
-def _error_data(run: Run, message: str, kind: str, problem: Problem | None = None) -> dict[str, object]:
-    return {
-        "prompt_id": run.accepted.id,
-        "node_id": problem.node_id if problem else "",
-        "node_type": problem.class_type if problem else "",
-        "executed": [],
-        "exception_message": message,
-        "exception_type": kind,
-        "traceback": [],
-        "current_inputs": {},
-        "current_outputs": [],
-        "timestamp": int(time.time() * 1000),
-    }

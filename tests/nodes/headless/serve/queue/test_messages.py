@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from uniworld.nodes.headless.serve.queue.messages import RunMessages
-from uniworld.nodes.headless.serve.queue.worker import Run
+from uniworld.nodes.headless.serve.queue.prompt_runner import Run
 
 
 class Kept:
@@ -55,9 +55,8 @@ def test_an_expanded_node_is_displayed_at_the_node_of_the_workflow():
 
 def test_the_time_of_expanded_nodes_counts_towards_their_parent(monkeypatch):
     clock = iter([0.0, 1.0, 10.0, 14.0, 20.0, 30.0])
-    monkeypatch.setattr(
-        "uniworld.nodes.headless.serve.queue.worker.time", SimpleNamespace(perf_counter=lambda: next(clock))
-    )
+    timer = SimpleNamespace(perf_counter=lambda: next(clock))
+    monkeypatch.setattr("uniworld.nodes.headless.serve.queue.prompt_runner.time", timer)
     run = Run(accepted=None, messages=None)  # type: ignore[arg-type]
     run.record_time("executing", executing("2"))
     run.record_time("node_paused", {"node": "2"})
