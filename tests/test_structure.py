@@ -84,7 +84,8 @@ INNER = {
         "batch": {"problems", "storage", "registry", "workflow", "check", "run"},
         "serve": {"problems", "storage", "registry", "workflow", "check", "run"},
         "remote": {"problems", "storage", "registry", "workflow", "check", "run", "batch", "serve"},
-        "cli": {"storage", "registry", "workflow", "check", "run", "batch", "bench", "chat", "serve", "remote"},
+        "commands": {"storage", "registry", "workflow", "check", "run", "remote"},
+        "cli": {"storage", "registry", "workflow", "run", "batch", "bench", "chat", "commands", "serve", "remote"},
     },
     "nodes/headless/bench": {
         # Pure functions.

@@ -248,7 +248,7 @@ def test_json_ends_with_an_error_whatever_happens(command, write, monkeypatch, w
     def fail(*_, **__):
         raise error
 
-    monkeypatch.setattr(f"uniworld.nodes.headless.cli.{where}", fail)
+    monkeypatch.setattr(f"uniworld.nodes.headless.commands.place.{where}", fail)
     code, out, err = command("run", write(SUM), "--json")
     assert code == 1
     assert (lines(out)[-1]["event"], lines(out)[-1]["message"]) == ("error", message)
@@ -585,9 +585,9 @@ def test_random_json_never_causes_a_traceback(command, write, workflow, setting)
 
 def test_models_have_a_memory_budget_by_default(monkeypatch, command, write):
     from uniworld.nodes import host
-    from uniworld.nodes.headless import cli
+    from uniworld.nodes.headless.commands import place
 
-    monkeypatch.setattr(cli, "default_budget", lambda: 12345)
+    monkeypatch.setattr(place, "default_budget", lambda: 12345)
     command("run", write({"1": node("NoSuchNode")}))
     plain = host.current()
     assert isinstance(plain, host.PlainHost)
