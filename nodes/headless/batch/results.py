@@ -1,13 +1,9 @@
-"""The results of a batch on disk: an append-only JSON Lines file, and a folder of pictures per row.
+"""The results of a batch on disk: a file of records, and a folder of pictures per row.
 
-The first line identifies the workflow and the rows. Every other line records an event of one attempt at one row:
-
-    {"id": "fox", "status": "started", "attempt": 1, ...}
-    {"id": "fox", "status": "done", "attempt": 1, "outputs": {"pictures": [...], "texts": [...]}, "seconds": 8.1, ...}
-
-"done" and "error" are final. An attempt that was stopped is "interrupted"; one whose worker or program died is "lost"; one
-that a server did not accept is "requeued". An attempt on a server is recorded with the id of its prompt before the prompt is
-sent. After a crash, the server is asked for that id, so that no row runs twice.
+The file records the start and the outcome of every attempt at a row; `results_file.py` describes its format. "done" and
+"error" are final. An attempt that was stopped is "interrupted"; one whose worker or program died is "lost"; one that a server
+did not accept is "requeued". An attempt on a server is recorded with the id of its prompt before the prompt is sent. After a
+crash, the server is asked for that id, so that no row runs twice.
 
 An attempt writes its pictures to its own folder in `.running`. Its record is synced to disk first, and only then is the
 folder renamed to the row's name. After a crash, opening the file finishes the job: folders of rows that are done are
@@ -18,8 +14,6 @@ as done at most once, with the pictures of the recorded attempt, and no recorded
 from __future__ import annotations
 
 import contextlib
-import json
-import os
 import shutil
 from collections.abc import Collection, Iterable
 from dataclasses import asdict, dataclass, field
@@ -27,14 +21,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from ....uniworld_core.errors import RunFailed, UniWorldError
-from ....uniworld_core.files import acquire_lock, append_atomic, lock_path, sync_folder, sync_tree
-from ....uniworld_core.json_text import BadJson, loads
+from ....uniworld_core.errors import UniWorldError
+from ....uniworld_core.files import sync_folder, sync_tree
+from .results_file import HEADER, VERSION, ResultsFile
 from .rows import BatchRow
 
 STATUSES = ("started", "done", "error", "interrupted", "lost", "requeued")
 STARTED, DONE, ERROR, INTERRUPTED, LOST, REQUEUED = STATUSES
-HEADER, VERSION = "uniworld_batch", 1
 RUNNING_FOLDER = ".running"
 _LOST_BY_CRASH = "The program died while the row ran."
 
@@ -134,28 +127,20 @@ class Results:
         self._rows = {row.id: row for row in rows}
         self._states = {row.id: _State() for row in rows}
         wanted = {HEADER: VERSION, "workflow": workflow_hash, "rows": rows_hash, "count": len(rows)}
-        with contextlib.ExitStack() as opened:
-            try:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                busy = f"Another batch is writing the results '{path}'. Wait for it, or choose other --results."
-                opened.enter_context(acquire_lock(lock_path(path), busy))
-                self._file = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666)
-            except OSError as error:
-                raise UniWorldError(
-                    f"The results '{path}' cannot be opened: {error.strerror}. Choose other --results."
-                ) from error
-            opened.callback(os.close, self._file)
-            lines, tail = self._read()
-            header = self._parse_header(lines[0]) if lines else {**wanted, "folder": _new_folder(output, name)}
+        self._file = ResultsFile(path)
+        try:
+            header = self._file.header or {**wanted, "folder": _new_folder(output, name)}
             self._check(header, wanted)
             # Nothing is written before the header has shown that the file is ours.
-            self._repair(tail)
-            if not lines:
-                self._append(header)
+            self._file.repair()
+            if self._file.header is None:
+                self._file.append(header)
                 sync_folder(path.parent)
             self.folder = output / str(header["folder"])
-            self._recover(self._parse_record(line, number) for number, line in enumerate(lines[1:], 2))
-            self._opened = opened.pop_all()
+            self._recover(self._checked(number, record) for number, record in self._file.records())
+        except BaseException:
+            self._file.close()
+            raise
 
     def __enter__(self) -> Results:
         return self
@@ -175,7 +160,7 @@ class Results:
                 with contextlib.suppress(OSError):  # not empty: a recorded attempt's folder has not been renamed yet
                     (self.folder / RUNNING_FOLDER).rmdir()
         finally:
-            self._opened.close()
+            self._file.close()
 
     # --- records ------------------------------------------------------------------------------------------------------
 
@@ -232,6 +217,13 @@ class Results:
         """Record a row as failed without another attempt."""
         return self._record(row.id, ERROR, error=sentence, outputs={"pictures": [], "texts": []})
 
+    def _record(self, row_id: str, status: str, attempt: int | None = None, **more: object) -> dict[str, object]:
+        state = self._states[row_id]
+        record = {"id": row_id, "status": status, "attempt": state.attempts if attempt is None else attempt, **more}
+        self._file.append(record)
+        state.update(status, _job(record))
+        return record
+
     # --- folders ------------------------------------------------------------------------------------------------------
 
     def _attempt_folder(self, row: BatchRow, attempt: int) -> Path:
@@ -261,35 +253,11 @@ class Results:
         for folder in (self.folder / RUNNING_FOLDER).iterdir():
             shutil.rmtree(folder, ignore_errors=True)
 
-    # --- the file -----------------------------------------------------------------------------------------------------
+    # --- checks -------------------------------------------------------------------------------------------------------
 
-    def _read(self) -> tuple[list[bytes], bytes]:
-        """Return the lines of the file, and the bytes after the last newline; these count as a line if they parse."""
-        with os.fdopen(os.dup(self._file), "rb") as file:
-            data = file.read()
-        terminated, _, tail = data.rpartition(b"\n")
-        lines = terminated.split(b"\n") if terminated else []
-        if _parse(tail) is not None or (not lines and not _is_truncated_header(tail)):
-            lines.append(tail)
-        return lines, tail
-
-    def _repair(self, tail: bytes) -> None:
-        """Complete the last line if only its newline is missing, and remove it if a crash truncated it."""
-        size = os.lseek(self._file, 0, os.SEEK_END)
-        if _parse(tail) is not None:
-            os.write(self._file, b"\n")
-        elif tail:
-            os.ftruncate(self._file, size - len(tail))
-
-    def _parse_header(self, line: bytes) -> dict[str, object]:
-        header = _parse(line)
-        if header is None or HEADER not in header:
-            raise UniWorldError(f"'{self.path}' is not a results file of a batch. Choose other --results.")
-        return header
-
-    def _parse_record(self, line: bytes, number: int) -> dict[str, object]:
-        record = _parse(line) or {}
-        known = record.get("id") in self._rows and record.get("status") in STATUSES
+    def _checked(self, number: int, record: dict[str, Any]) -> dict[str, Any]:
+        row_id = record.get("id")
+        known = isinstance(row_id, str) and row_id in self._rows and record.get("status") in STATUSES
         if not known or not isinstance(record.get("attempt"), int):
             raise UniWorldError(
                 f"Line {number} of the results '{self.path}' is damaged. Remove it, or start again with other --results."
@@ -310,24 +278,6 @@ class Results:
                 "the --output folder that the batch was started with."
             )
 
-    def _record(self, row_id: str, status: str, attempt: int | None = None, **more: object) -> dict[str, object]:
-        state = self._states[row_id]
-        record = {"id": row_id, "status": status, "attempt": state.attempts if attempt is None else attempt, **more}
-        self._append(record)
-        state.update(status, _job(record))
-        return record
-
-    def _append(self, record: dict[str, object]) -> None:
-        """Append a line and sync it to disk; an error leaves the file unchanged."""
-        data = json.dumps(record, allow_nan=False).encode() + b"\n"
-        try:
-            append_atomic(self._file, data)
-        except OSError as error:
-            raise RunFailed(
-                f"The results '{self.path}' cannot be written: {error.strerror}. Fix that and run the same command again; "
-                "rows that are done do not run again."
-            ) from error
-
 
 def _make_empty(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
@@ -337,19 +287,6 @@ def _make_empty(folder: Path) -> None:
 def _job(record: dict[str, Any]) -> RemoteJob | None:
     server, prompt_id = record.get("server"), record.get("prompt_id")
     return RemoteJob(server, prompt_id) if isinstance(server, str) and isinstance(prompt_id, str) else None
-
-
-def _parse(line: bytes) -> dict[str, object] | None:
-    try:
-        record = loads(line)
-    except BadJson:
-        return None
-    return record if isinstance(record, dict) else None
-
-
-def _is_truncated_header(tail: bytes) -> bool:
-    start = f'{{"{HEADER}": '.encode()
-    return tail.startswith(start) or start.startswith(tail) or not tail.strip(b"\0")
 
 
 def _new_folder(output: Path, name: str) -> str:

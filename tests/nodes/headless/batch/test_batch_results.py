@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from uniworld.nodes.headless.batch import results as batch_results
 from uniworld.nodes.headless.batch.results import DONE, ERROR, INTERRUPTED, LOST, STARTED, Outcome, Results
+from uniworld.nodes.headless.batch.results_file import ResultsFile
 from uniworld.nodes.headless.batch.rows import BatchRow
 from uniworld.uniworld_core.errors import RunFailed
 
@@ -35,7 +35,7 @@ def lines(tmp_path):
 
 def kill(results: Results) -> None:
     """Release the file as the operating system does when the process is killed."""
-    results._opened.close()
+    results._file.close()
 
 
 def save(attempt: Any, name: str = "p/p_1.png") -> Outcome:
@@ -118,7 +118,7 @@ def test_death_between_pictures_and_record_runs_the_row_again(open_results, tmp_
         raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(Results, "_append", die)
+        patch.setattr(ResultsFile, "append", die)
         with pytest.raises(Killed):
             results.finish(attempt, save(attempt))
     kill(results)
@@ -150,7 +150,7 @@ def test_a_full_disk_leaves_no_partial_line(open_results, lines, monkeypatch):
         attempt = results.start(ROWS[0])
         before = lines()
         with monkeypatch.context() as patch:
-            patch.setattr(batch_results.os, "write", half)
+            patch.setattr(os, "write", half)
             with pytest.raises(RunFailed, match="cannot be written: No space left") as error:
                 results.finish(attempt, save(attempt))
         assert str(results.path) in str(error.value)
@@ -200,6 +200,7 @@ def test_a_damaged_line_in_the_middle_is_reported_with_its_number(open_results, 
         "{",
         '{"id": "z", "status": "done", "attempt": 1}',
         '{"id": "a", "status": "baked", "attempt": 1}',
+        '{"id": ["a"], "status": "done", "attempt": 1}',
         "",
         "5",
     ):
