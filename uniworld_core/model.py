@@ -13,16 +13,16 @@ import torch
 from .backbones.flux_text import TextEncoders
 from .backbones.qwen_vl import MAX_NEW_TOKENS
 from .errors import UniWorldError, shown
-from .families.family import Family, LoadedParts, ModelFolders, Route, encode_with_negative
+from .families.family import Family, LoadedParts, Route, encode_with_negative
+from .families.placement import PlacedParts
 from .families.table import family_by_config, family_of
 from .images.pictures import Picture
 from .images.sizes import Size
-from .loading.memory import ManagedModule, ModelMemory, default_budget
+from .loading.folders import ModelFolders, find_folders
 from .loading.options import ATTENTIONS, COMPILES, OFFLOADS, STORAGES
 from .loading.settings import read_json
-from .loading.shipped import shipped_model
 from .loading.speed import Speed
-from .loading.storage import Storage, choose_storage, named_storage, set_compute
+from .loading.storage import Storage, choose_storage, named_storage
 from .lora.matching import layers_of_painter
 from .lora.painter import Lora, LoraPainter, check_strength, open_lora
 from .prompts.conversation import Conversation, Prompt, as_conversations
@@ -33,7 +33,7 @@ from .sampling.cache import CACHES
 from .sampling.condition import Condition
 from .sampling.latents import LatentFormat
 from .sampling.sampler import sequence_length
-from .sampling.seeds import check_seed
+from .sampling.seeds import seeds_of_items
 from .sampling.solvers import SOLVERS
 
 if TYPE_CHECKING:
@@ -72,13 +72,8 @@ class UniWorld:
         self.checkpoint, self.flux_folder, self.siglip_folder = folders.checkpoint, folders.flux, folders.siglip
         self.parts = family.open(folders)
         self.storage, self.device = choose_storage(storage, device), device
-        self._loaded = LoadedParts(self._on_device)
-        # On a CPU, parts are mapped from their files, which need no management.
-        managed = offload != "none" and (offload != "auto" or torch.device(device).type == "cuda")
-        self._memory = ModelMemory(default_budget(), warnings.warn) if managed else None
-        self._offload = offload
-        self._speed = speed or Speed()
-        self._managed: dict[str, ManagedModule[Any]] = {}
+        self._placed = PlacedParts(self.parts, self.storage, device, offload, speed)
+        self._loaded = LoadedParts(self._placed.on_device)
         self._loras: list[tuple[Lora, float]] = []
 
     @classmethod
@@ -154,27 +149,7 @@ class UniWorld:
 
     def part(self, name: str, dtype: torch.dtype | Storage | None = None) -> Any:
         """Return a loaded part by its name in `parts`. `dtype` replaces the model's storage for this part."""
-        if self._memory is None or dtype is not None:
-            part = self.parts.get(name, dtype or self.storage, self.device)
-            return self._speed.applied(part) if name == "dit" else part
-        return self._on_device(name)
-
-    def _on_device(self, name: str, working_memory: int = 0) -> Any:
-        """Return a part on its device. Others are offloaded if it and `working_memory` bytes need the room."""
-        if self._memory is None:
-            return self.part(name)
-        owner = self.parts.containers.get(name, name)
-        if owner not in self._managed:
-
-            def load() -> Any:
-                part = self.parts[owner].load(self.storage, "cpu")
-                return self._speed.applied(part) if owner == "dit" else part
-
-            managed = self._memory.manage(load(), torch.device(self.device), load, self._offload, owner)
-            self._managed[owner] = managed
-        module = self._managed[owner].on_device(working_memory)
-        set_compute(module, device=self.device)
-        return module if owner == name else getattr(module, name)
+        return self._placed.part(name, dtype)
 
     @property
     def understanding(self) -> Understanding:
@@ -341,12 +316,12 @@ class UniWorld:
                 or a value is not finite (the message names the step).
         """
         cond.check_family(self.family.name)
-        start = _seeds(seed, len(cond)) if noise is None else noise
+        start = seeds_of_items(seed, len(cond)) if noise is None else noise
         size = Size(height, width)
         latents = self.latent_format
         tokens = len(start) * sequence_length(cond, latents, latents.shape(1, size))
         low_rank = sum(lora.nbytes for lora, _ in self._loras)
-        dit = self._on_device("dit", tokens * self.parts.facts.token_bytes + low_rank)
+        dit = self._placed.on_device("dit", tokens * self.parts.facts.token_bytes + low_rank)
         for lora, strength in self._loras:
             dit = LoraPainter(dit, lora, strength)
         return self.family.paint(
@@ -365,7 +340,7 @@ class UniWorld:
     def decode(self, z: torch.Tensor) -> torch.Tensor:
         """Decode unscaled VAE latents (B, 16, H/8, W/8) to pictures (B, H, W, 3) in 0..1."""
         pixels = z.shape[0] * z.shape[-2] * z.shape[-1] * self.latent_format.factor**2 if z.ndim >= 4 else 0
-        return self._on_device("vae", pixels * self.parts.facts.pixel_bytes).decode(z)
+        return self._placed.on_device("vae", pixels * self.parts.facts.pixel_bytes).decode(z)
 
     def understand(
         self,
@@ -410,38 +385,3 @@ class UniWorld:
         """
         raw = read_json(Path(config)) if isinstance(config, (str, Path)) else config
         return family_by_config(raw).layout(raw, siglip_width)
-
-
-def find_folders(
-    checkpoint: str | Path, flux: str | Path | None = None, siglip: str | Path | None = None
-) -> ModelFolders:
-    """Resolve the folders of `UniWorld.from_pretrained`. Names of shipped models are replaced by their folders.
-
-    Raises:
-        UniWorldError: a folder does not exist.
-    """
-    shipped = shipped_model(str(checkpoint))
-    if shipped is not None:
-        checkpoint, flux, siglip = shipped.checkpoint, flux or shipped.flux, siglip or shipped.siglip
-    if (lent := shipped_model(str(flux))) is not None:
-        flux = lent.flux
-    if (lent := shipped_model(str(siglip))) is not None:
-        siglip = lent.siglip
-    folders = ModelFolders(Path(checkpoint), Path(flux) if flux else None, Path(siglip) if siglip else None)
-    for what, folder in vars(folders).items():
-        if folder is not None and not folder.is_dir():
-            raise UniWorldError(
-                f"The {what} folder {folder} does not exist: give the folder that holds the model's files."
-            )
-    return folders
-
-
-def _seeds(seed: int | Sequence[int], items: int) -> list[int]:
-    seeds: list[Any] = list(seed) if isinstance(seed, (list, tuple, range)) else [seed]
-    for one in seeds:
-        check_seed(one)
-    if not seeds or (items not in (1, len(seeds)) and len(seeds) != 1):
-        raise UniWorldError(
-            f"There are {len(seeds)} seeds for a condition of {items} items: give one seed, or one per item."
-        )
-    return seeds * items if len(seeds) == 1 else seeds

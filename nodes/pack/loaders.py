@@ -126,8 +126,8 @@ class LoadUniWorld(Node):
         compile: str = "off",
         attention: str = "auto",
     ) -> tuple[VLMWire, SiglipWire, DiTWire, VAEWire, TextWire, Any, Any]:
-        from ...uniworld_core.families.family import ModelFolders
         from ...uniworld_core.families.table import family_of
+        from ...uniworld_core.loading.folders import ModelFolders
 
         folder = checkpoint_folder(checkpoint)
         family = family_of(folder)

@@ -16,11 +16,11 @@ if TYPE_CHECKING:
         Family,
         FamilyParts,
         LoadedParts,
-        ModelFolders,
         PaintingFacts,
         PreparedPrompt,
         Route,
     )
+    from ...uniworld_core.loading.folders import ModelFolders
     from ...uniworld_core.loading.speed import Speed
     from ...uniworld_core.loading.storage import Storage
     from ...uniworld_core.lora.matching import NetworkLayers

@@ -116,8 +116,8 @@ def _is_checkpoint(source: str) -> bool:
 
 
 def _convert_checkpoint(arguments: argparse.Namespace) -> None:
-    from ...uniworld_core.families.family import ModelFolders
     from ...uniworld_core.families.uniworld_v1.comfy_files import LOADERS
+    from ...uniworld_core.loading.folders import ModelFolders
     from ...uniworld_core.loading.shipped import shipped_model
     from ..publish.conversion import Conversion, convert_checkpoint
 

@@ -138,8 +138,8 @@ def _layers(model: str | None) -> NetworkLayers | None:
     if model is None:
         return None
     from ...uniworld_core.families.table import family_of
+    from ...uniworld_core.loading.folders import find_folders
     from ...uniworld_core.lora.matching import layers_of_painter
-    from ...uniworld_core.model import find_folders
 
     folders = find_folders(model)
     parts = family_of(folders.checkpoint).open(folders)

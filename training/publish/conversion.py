@@ -14,7 +14,6 @@ import torch
 from ...uniworld_core.backbones.flux_bfl import JoinedTensor
 from ...uniworld_core.backbones.qwen_files import QWEN_NAMES, read_processor
 from ...uniworld_core.errors import UniWorldError
-from ...uniworld_core.families.family import ModelFolders
 from ...uniworld_core.families.uniworld_v1 import comfy_files
 from ...uniworld_core.families.uniworld_v1.checkpoint import (
     DENOISER_NAMES,
@@ -25,6 +24,7 @@ from ...uniworld_core.families.uniworld_v1.checkpoint import (
 from ...uniworld_core.families.uniworld_v1.config import VLM_PIXELS
 from ...uniworld_core.families.uniworld_v1.projectors import TASK_HEAD_FILE
 from ...uniworld_core.loading.encodings import ENCODED, encode, scale_name
+from ...uniworld_core.loading.folders import ModelFolders
 from ...uniworld_core.loading.names import Names
 from ...uniworld_core.loading.parts import NetworkPart
 from ...uniworld_core.loading.settings import read_json

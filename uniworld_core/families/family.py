@@ -9,7 +9,6 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, ClassVar, NoReturn, Protocol, TypeVar
 
 import torch
@@ -17,6 +16,7 @@ import torch
 from ..backbones.generation import OnToken
 from ..errors import UniWorldError
 from ..images.sizes import Size, size_by_aspect
+from ..loading.folders import ModelFolders
 from ..loading.parts import Part, PartSet
 from ..prompts.conversation import Conversation
 from ..prompts.text import check_text
@@ -28,21 +28,6 @@ from ..sampling.sampler import paint
 from ..sampling.solvers import SOLVERS
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class ModelFolders:
-    """The folders with the files of a model.
-
-    Attributes:
-        checkpoint: the checkpoint, whose configuration determines the family.
-        flux: a FLUX.1-dev folder in diffusers layout, for families that use one.
-        siglip: a SigLIP folder, for families that use one.
-    """
-
-    checkpoint: Path
-    flux: Path | None = None
-    siglip: Path | None = None
 
 
 def _by_aspect(height: float, width: float, side: int) -> Size:

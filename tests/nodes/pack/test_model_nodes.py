@@ -748,8 +748,8 @@ def test_a_vision_output_without_states_is_a_sentence() -> None:
 
 def test_parts_leave_a_small_memory_for_each_other_and_come_back_the_same() -> None:
     from uniworld.nodes.pack.parts import open_parts
-    from uniworld.uniworld_core.families.family import ModelFolders
     from uniworld.uniworld_core.families.table import family_of
+    from uniworld.uniworld_core.loading.folders import ModelFolders
     from uniworld.uniworld_core.loading.memory import ModelMemory
     from uniworld.uniworld_core.loading.shipped import shipped_model
 

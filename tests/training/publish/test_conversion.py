@@ -17,9 +17,9 @@ from uniworld.training.publish.conversion import Conversion, convert_checkpoint
 from uniworld.training.publish.tensor_file import TensorEntry, TensorFile
 from uniworld.uniworld_core import UniWorld
 from uniworld.uniworld_core.errors import UniWorldError
-from uniworld.uniworld_core.families.family import ModelFolders
 from uniworld.uniworld_core.families.uniworld_v1.checkpoint import UniWorldParts
 from uniworld.uniworld_core.files import sha256_file
+from uniworld.uniworld_core.loading.folders import ModelFolders
 from uniworld.uniworld_core.loading.shipped import shipped_model
 from uniworld.uniworld_core.loading.weights import Shards
 

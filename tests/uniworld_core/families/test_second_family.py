@@ -20,8 +20,9 @@ from uniworld.training.run.setup import open_encoder
 from uniworld.uniworld_core import Condition, Conversation, UniWorld
 from uniworld.uniworld_core.errors import UniWorldError
 from uniworld.uniworld_core.families import table
-from uniworld.uniworld_core.families.family import Family, FamilyParts, LoadedParts, ModelFolders, PaintingFacts
+from uniworld.uniworld_core.families.family import Family, FamilyParts, LoadedParts, PaintingFacts
 from uniworld.uniworld_core.images.sizes import Size
+from uniworld.uniworld_core.loading.folders import ModelFolders
 from uniworld.uniworld_core.loading.meta import build
 from uniworld.uniworld_core.loading.names import Names
 from uniworld.uniworld_core.loading.parts import NetworkPart

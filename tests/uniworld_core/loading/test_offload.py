@@ -70,7 +70,8 @@ def test_a_part_that_does_not_fit_is_streamed_and_said_so(monkeypatch: pytest.Mo
     said: list[str] = []
     # As on a GPU with little memory, where `auto` decides.
     monkeypatch.setattr(memory_module, "_has_own_memory", lambda device: True)
-    model._memory, model._offload = ModelMemory(1_500_000, said.append), "auto"
+    placed = model._placed
+    placed._memory, placed._offload = ModelMemory(1_500_000, said.append), "auto"
     assert_same(outputs(model), expected)
     assert any(
         sentence.startswith("dit (") and "streamed block by block from system RAM" in sentence for sentence in said

@@ -154,7 +154,7 @@ def test_bad_split_files_are_refused(tmp_path: Path) -> None:
 ])  # fmt: skip
 def test_split_checkpoints_are_converted_whole(kind: str, to: str, storage: str, tmp_path: Path) -> None:
     from uniworld.training.publish.conversion import Conversion, convert_checkpoint
-    from uniworld.uniworld_core.families.family import ModelFolders
+    from uniworld.uniworld_core.loading.folders import ModelFolders
 
     folders, tiny = split(tmp_path / "split", kind), shipped_model("tiny")
     convert_checkpoint(ModelFolders(folders.checkpoint, folders.flux), tmp_path / "made", Conversion(to, storage))

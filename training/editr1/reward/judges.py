@@ -15,11 +15,11 @@ from ....uniworld_core.errors import UniWorldError, brief, shown
 from ....uniworld_core.families.table import FAMILIES, family_of
 from ....uniworld_core.images.pictures import to_rgb
 from ....uniworld_core.loading.dtypes import choose_dtype
+from ....uniworld_core.loading.folders import find_folders
 from ....uniworld_core.loading.settings import read_json
 from ....uniworld_core.loading.shipped import shipped_model
 from ....uniworld_core.loading.storage import named_storage
 from ....uniworld_core.loading.weights import Shards
-from ....uniworld_core.model import find_folders
 from ....uniworld_core.prompts.text import check_prompt
 from .logit import LogitJudge
 from .question import Question

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 import torch
 
 from ...backbones.flux_vae import PIXEL_BYTES
+from ...loading.folders import ModelFolders
 from ...prompts.conversation import Conversation
 from ...sampling.condition import Condition
-from ..family import Family, LoadedParts, ModelFolders
+from ..family import Family, LoadedParts
 from .folder import NAME, KontextParts
 from .references import encode_references, reference_sizes
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from ...loading.folders import ModelFolders
 from ...prompts.conversation import Conversation
 from ...sampling.condition import Condition
-from ..family import Family, LoadedParts, ModelFolders
+from ..family import Family, LoadedParts
 from .condition import encode_references, encode_text, pictures_of
 from .folder import QwenImageEditParts
 from .painting import GUIDANCE, NEGATIVE

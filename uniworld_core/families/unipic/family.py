@@ -10,11 +10,12 @@ import torch
 from ...backbones.generation import OnToken
 from ...errors import UniWorldError
 from ...images.sizes import Size
+from ...loading.folders import ModelFolders
 from ...prompts.conversation import Conversation
 from ...sampling.cache import CACHES
 from ...sampling.condition import Condition
 from ...sampling.solvers import SOLVERS
-from ..family import Family, LoadedParts, ModelFolders, PreparedPrompt
+from ..family import Family, LoadedParts, PreparedPrompt
 from .checkpoint import UniPicParts
 from .condition import PictureCodec, encode_requests
 from .config import GUIDANCE, ITERATIONS, NAME

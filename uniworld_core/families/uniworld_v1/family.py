@@ -10,9 +10,10 @@ import torch
 from ...backbones.flux_text import T5_LENGTH
 from ...backbones.generation import OnToken
 from ...backbones.qwen_vl import VLM
+from ...loading.folders import ModelFolders
 from ...prompts.conversation import Conversation
 from ...sampling.condition import Condition
-from ..family import Family, LoadedParts, ModelFolders, PreparedPrompt, Route
+from ..family import Family, LoadedParts, PreparedPrompt, Route
 from .checkpoint import UniWorldParts, layout
 from .condition import encode_conversations, join_t5
 from .config import UniWorldConfig

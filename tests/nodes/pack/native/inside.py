@@ -355,7 +355,7 @@ def differential_diffusion() -> dict[str, Any]:
 def fp8() -> dict[str, Any]:
     """The file that `uniworld convert --to comfy --storage fp8` writes, loaded by ComfyUI at nano's widths."""
     from uniworld.training.publish.conversion import Conversion, convert_checkpoint
-    from uniworld.uniworld_core.families.family import ModelFolders
+    from uniworld.uniworld_core.loading.folders import ModelFolders
     from uniworld.uniworld_core.loading.shipped import shipped_model
 
     here, shipped = nano(), shipped_model("nano")
