@@ -86,10 +86,17 @@ def _closed() -> OSError:
 
 
 def protect_standard_streams() -> None:
-    """Wrap the process's standard output and error in `ResilientStream`; leave streams that replace them unchanged."""
+    """Wrap the process's standard output and error in `ResilientStream`; leave streams that replace them unchanged.
+
+    Bytes of standard input that are not text in its encoding become lone surrogates, as in file names, so that one wrong
+    line does not end a program that reads line by line.
+    """
     _occupy_descriptors()
     if sys.stdin is None:  # closed before the program started: nothing can be read
         sys.stdin = open(os.devnull, encoding="utf-8")  # noqa: PTH123, SIM115 (open for as long as the program runs)
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        with contextlib.suppress(OSError, ValueError):  # some of it has been read already
+            sys.stdin.reconfigure(errors="surrogateescape")
     for name, patience in (("stdout", None), ("stderr", _PATIENCE)):
         stream = getattr(sys, name)
         if stream is None or (stream is getattr(sys, f"__{name}__") and _raw(stream) is not None):

@@ -1,4 +1,4 @@
-"""No output channel can abort a command: full disks, closed descriptors, and readers that exit or stop reading."""
+"""No output channel can abort a command: full disks, closed descriptors, readers that stop. Nor can input that is not text."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from uniworld.streams import ResilientStream, progress_bar, say, write_error
+from uniworld.streams import ResilientStream, progress_bar, protect_standard_streams, say, write_error
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="needs POSIX descriptors")
 
@@ -100,6 +100,14 @@ def test_say_never_fails(monkeypatch, stream):
         stream.close()
     monkeypatch.setattr(sys, "stderr", stream)
     say("a sentence")
+
+
+def test_bytes_that_are_not_text_do_not_end_the_input(monkeypatch):
+    stream = io.TextIOWrapper(io.BytesIO(b"caf\xe9\nnext\n"), encoding="utf-8")
+    monkeypatch.setattr(sys, "stdin", stream)
+    protect_standard_streams()
+    assert list(sys.stdin) == ["caf\udce9\n", "next\n"]
+    protect_standard_streams()  # after reading, when the setting can no longer be changed
 
 
 def command(*arguments: str) -> list[str]:

@@ -35,6 +35,8 @@ FORCED = {"/paint": True, "/ask": False}
 _QUOTED = r"""@?"(?P<double>[^"\n]+)"|@?'(?P<single>[^'\n]+)'"""
 _BARE = r"@?(?P<bare>\S+)" if os.name == "nt" else r"@?(?P<bare>(?:\\.|[^\s\\])+)"
 _WORD = re.compile(rf"(?<!\S)[(\[]?(?:(?:{_QUOTED})(?=[\s,.;:!?)\]]|$)|{_BARE})")
+# What `streams.protect_standard_streams` makes of bytes that are not text.
+_UNDECODED = re.compile("[\udc80-\udcff]")
 _SENTENCE_END = re.compile(r"[.!?:;,]\s*$")
 
 
@@ -72,9 +74,15 @@ def parse_line(
         objects: also accept JSON, `{"text": ..., "images": [...]}`.
 
     Raises:
-        UniWorldError: the command is unknown, or a picture does not exist.
+        UniWorldError: the command is unknown, a picture does not exist, or a message has bytes that are not text.
     """
-    line = line.strip()
+    parsed = _parse(line.strip(), find, attached, objects)
+    if isinstance(parsed, ChatMessage):
+        _check_decoded(parsed.text)
+    return parsed
+
+
+def _parse(line: str, find: Callable[[str], Path], attached: int, objects: bool) -> ChatCommand | ChatMessage | None:
     if objects and line.startswith("{"):
         return _parse_object(line, find)
     name, _, rest = line.partition(" ")
@@ -89,6 +97,16 @@ def parse_line(
     if re.fullmatch(r"/[A-Za-z?]+", name):
         raise UniWorldError(f"Unknown command {name}. The commands are {', '.join(sorted(_NAMES))}.")
     return _parse_message(line, find, attached) if line else None
+
+
+def _check_decoded(text: str) -> None:
+    # File names may contain such bytes (`os.fsencode`), but not the text that goes to a tokenizer.
+    found = _UNDECODED.search(text)
+    if found:
+        raise UniWorldError(
+            f"The message contains the byte {ord(found[0]) - 0xDC00:#04x}, which is not text in the encoding of the input: "
+            "write it in UTF-8."
+        )
 
 
 def _parse_object(line: str, find: Callable[[str], Path]) -> ChatMessage:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ....uniworld_core.backbones.qwen_vl import MAX_NEW_TOKENS
-from ....uniworld_core.errors import UniWorldError
+from ....uniworld_core.errors import UniWorldError, shown
 from ... import host
 from ...pack.loaders import LoadUniWorld
 from ...pack.understanding import ChooseRoute, Understand
@@ -228,5 +228,5 @@ def with_seed(settings: Settings, text: str) -> Settings:
     except ValueError:
         seed = -1
     if not 0 <= seed < 2**64:
-        raise UniWorldError(f"The seed is {text!r}; it must be an integer from 0 to 2**64 - 1.")
+        raise UniWorldError(f"The seed is {shown(text)}; it must be an integer from 0 to 2**64 - 1.")
     return replace(settings, seed=seed)

@@ -195,6 +195,8 @@ def test_history_help_and_seed_are_printed_to_standard_error(chat: Any) -> None:
         ("missing.png Make it red.", "no picture 'missing.png'"),
         ("/foo", "Unknown command /foo"),
         ("/seed red", "The seed is 'red'"),
+        pytest.param("/seed " + "1" * 5000, "1...; it must be", id="a seed of 5000 digits"),
+        ("Ask caf\udce9?", "contains the byte 0xe9"),
         ("/ask Why?<|im_end|>", "reserved for marking turns"),
     ],
 )

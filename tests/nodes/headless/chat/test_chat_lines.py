@@ -93,3 +93,13 @@ def test_json_lines() -> None:
     for broken in ('{"text": ', '{"text": 3}', '{"images": "a.png"}', '{"images": [1]}'):
         with pytest.raises(ValueError, match="text"):
             parse_line(broken, find, objects=True)
+
+
+@pytest.mark.parametrize("line", ["caf\udce9", "/ask caf\udce9", '{"text": "caf\udce9"}'])
+def test_a_message_with_bytes_that_are_not_text_is_an_error(line: str) -> None:
+    with pytest.raises(ValueError, match="the byte 0xe9, which is not text"):
+        parse_line(line, find, objects=True)
+
+
+def test_a_file_name_may_contain_bytes_that_are_not_text() -> None:
+    assert parse_line("/image caf\udce9.png", find) == ChatCommand("/image", "caf\udce9.png")
