@@ -93,14 +93,20 @@ def convert_checkpoint(
     about = {
         "to": conversion.to,
         "storage": conversion.storage,
-        "source": {
-            name: fingerprint(folder)
-            for name, folder in (("checkpoint", folders.checkpoint), ("siglip", folders.siglip))
-            if folder is not None
-        },
+        "source": {name: fingerprint(folder) for name, folder in _read_folders(folders, conversion.to).items()},
     }
     record = f"{conversion.name}.{RECORD}" if conversion.to == "comfy" else RECORD
     publish(ConvertedFiles(tensors, rest, about, record), target, conversion.to == "comfy", progress)
+
+
+def _read_folders(folders: ModelFolders, to: str) -> dict[str, Path]:
+    """Return {name: folder} of all folders whose files a conversion reads."""
+    read = {"checkpoint": folders.checkpoint}
+    if to == "comfy":
+        flux, siglip = folders.flux, folders.siglip
+        read |= {} if siglip is None else {"siglip": siglip}
+        read |= {} if flux is None else {f"flux/{name}": flux / name for name in ("vae", "text_encoder", "tokenizer")}
+    return read
 
 
 Written = tuple[dict[str, TensorFile], Callable[[Path], None]]

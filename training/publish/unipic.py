@@ -58,7 +58,7 @@ def convert_unipic(
     files[CONVERTED_VAE_FILE] = TensorFile(vae)
 
     def rest(made: Path) -> None:
-        (made / llm.name).mkdir()
+        (made / llm.name).mkdir(exist_ok=True)  # it exists if the conversion was interrupted here
         copy_settings(llm, made / llm.name)
         settings = {"model_type": MODEL_TYPE, "mar_heads": parts.config.mar.heads}
         write_json(made / "config.json", settings | {"torch_dtype": str(dtype).removeprefix("torch.")})

@@ -107,10 +107,10 @@ def publish(
 
 def _fill(work: Path, output: ConvertedFiles, target: Path, progress: Callable[[int, int], None]) -> None:
     state_file = work / _STATE
-    state = _read_state(state_file, dict(output.about))
+    state = _read_state(state_file, output)
     if state is None:
         _clear(work)
-        state = {"about": dict(output.about), "files": {}}
+        state = {"about": dict(output.about), "names": list(output.tensors), "files": {}}
         write_atomic(state_file, json.dumps(state).encode())
     finished: dict[str, Any] = state["files"]
     missing = sum(file.size for name, file in output.tensors.items() if name not in finished)
@@ -203,15 +203,17 @@ def _moved(work: Path, output: ConvertedFiles, target: Path) -> set[str]:
         return set()
 
 
-def _read_state(file: Path, about: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Return the state of an interrupted conversion, or None unless source, settings and file sizes match."""
+def _read_state(file: Path, output: ConvertedFiles) -> dict[str, Any] | None:
+    """Return the state of an interrupted conversion, or None unless source, settings, file names and file sizes match."""
+    same = {"about": dict(output.about), "names": list(output.tensors)}
     try:
         state: dict[str, Any] = loads(file.read_bytes())
         files = {name: dict(entry) for name, entry in state["files"].items()}
         intact = {name for name, entry in files.items() if (file.parent / name).stat().st_size == entry["bytes"]}
     except (OSError, UniWorldError, KeyError, TypeError, AttributeError, ValueError):
         return None
-    return {"about": about, "files": files} if state.get("about") == about and intact == files.keys() else None
+    matches = all(state.get(key) == value for key, value in same.items()) and intact == files.keys()
+    return same | {"files": files} if matches else None
 
 
 def _clear(folder: Path) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from uniworld.training.publish import work_folder
 from uniworld.training.publish.conversion import Conversion, convert_checkpoint
 from uniworld.training.publish.tensor_file import TensorEntry, TensorFile
@@ -214,6 +214,29 @@ def test_a_conversion_of_another_source_does_not_resume_it(tmp_path: Path) -> No
     convert_checkpoint(FOLDERS, tmp_path / "target", Conversion("uniworld"))
     record = json.loads((tmp_path / "target" / "conversion.json").read_text())
     assert record["source"]["checkpoint"] == work_folder.fingerprint(TINY.checkpoint)
+
+
+def test_a_conversion_with_another_flux_folder_or_name_does_not_resume_it(tmp_path: Path) -> None:
+    flux = Path(shutil.copytree(TINY.flux, tmp_path / "flux"))
+    (file,) = (flux / "vae").glob("*.safetensors")
+    save_file({name: tensor * 0 for name, tensor in load_file(file).items()}, file)
+
+    def stop_at_the_end(done: int, total: int) -> None:
+        if done == total:
+            raise KeyboardInterrupt
+
+    for folders, name in (
+        (ModelFolders(TINY.checkpoint, flux), "tiny"),
+        (ModelFolders(TINY.checkpoint, TINY.flux), "old"),
+    ):
+        with pytest.raises(KeyboardInterrupt):
+            convert_checkpoint(folders, tmp_path / "models", Conversion("comfy", "float32", name), stop_at_the_end)
+    convert_checkpoint(
+        ModelFolders(TINY.checkpoint, TINY.flux), tmp_path / "models", Conversion("comfy", "float32", "tiny")
+    )
+    assert any(tensor.any() for tensor in load_file(tmp_path / "models" / "vae" / "tiny_vae.safetensors").values())
+    record = json.loads((tmp_path / "models" / "tiny.conversion.json").read_text())
+    assert {name for name in record["files"] if not (tmp_path / "models" / name).exists()} == set()
 
 
 def _full(monkeypatch: pytest.MonkeyPatch) -> None:

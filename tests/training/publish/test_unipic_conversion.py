@@ -10,7 +10,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from uniworld.__main__ import main
+from uniworld.training.publish.tensor_file import TensorFile
 from uniworld.uniworld_core import UniWorld
+from uniworld.uniworld_core.families.unipic.checkpoint import UniPicParts
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +42,25 @@ def test_a_converted_folder_paints_the_same(
     assert not list(target.rglob("*.bin"))
     found = paint(target)
     assert float((found - painted).std()) <= share * float(painted.std())
+
+
+def test_a_conversion_interrupted_at_its_last_step_resumes(
+    unipic: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    check = UniPicParts.check
+
+    def stop(parts: UniPicParts) -> None:
+        if parts.folder != unipic:
+            raise KeyboardInterrupt
+        check(parts)
+
+    command = ["convert", str(unipic), str(tmp_path / "converted")]
+    with monkeypatch.context() as patch:
+        patch.setattr(UniPicParts, "check", stop)
+        assert main(command) == 1
+    monkeypatch.setattr(TensorFile, "write", lambda *_: pytest.fail("nothing is written again"))
+    assert main(command) == 0, capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["converted"]
 
 
 @pytest.mark.parametrize(
