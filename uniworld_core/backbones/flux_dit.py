@@ -20,16 +20,12 @@ from ..sampling.condition import Condition
 from ..sampling.flow import Shift, Velocity
 from ..sampling.latents import LatentFormat
 from ..sampling.packing import grid_positions, pack, unpack
+from .block_cache import first_block_cache
 from .flux_latents import FLUX_LATENTS, FLUX_SHIFT
 
 # Working memory in bytes per token and per unit of the DiT's width, in bfloat16. Estimated, not measured: a single block
 # holds q, k, v (3), the MLP (4) and their concatenation (5), and float32 copies of q and k.
 _TOKEN_BYTES = (3 + 4 + 5 + 2 * 2) * 2
-
-
-# Relative change of the first block's result up to which the other blocks are skipped. nano's edits in 28 steps keep 64 and
-# 51 dB, in 0.79 and 0.45 of the time. TaylorSeer is slower at the same accuracy: 62 dB in 0.73, 56 dB in 0.70.
-_CACHE_THRESHOLDS = {"light": 0.05, "strong": 0.15}
 
 
 def token_bytes(width: int) -> int:
@@ -59,19 +55,9 @@ class DiT(ComputeModule):
 
     @contextmanager
     def caching(self, cache: str) -> Iterator[None]:
-        """Within it, a run skips the blocks of steps in which the first block's result hardly changes.
-
-        Args:
-            cache: "light" or "strong".
-        """
-        from diffusers import FirstBlockCacheConfig
-
-        self.transformer.enable_cache(FirstBlockCacheConfig(threshold=_CACHE_THRESHOLDS[cache]))
-        try:
-            with self.transformer.cache_context("run"):
-                yield
-        finally:
-            self.transformer.disable_cache()  # which also drops what it has kept
+        """Skip blocks within it; see `first_block_cache`."""
+        with first_block_cache(self.transformer, cache), self.transformer.cache_context("run"):
+            yield
 
     def check(self, condition: Condition, shape: Sequence[int]) -> None:
         """Raise UniWorldError unless the DiT can paint latents of shape (B, C, h, w) under this condition."""

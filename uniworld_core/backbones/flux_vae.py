@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 
 from ..errors import UniWorldError, shown
 from ..images.sizes import check_image
 from ..loading.meta import build
-from ..loading.offload import explain_out_of_memory, release_frames
 from ..loading.parts import NetworkPart
 from ..loading.settings import FLAG, WIDTH, choice, exactly, listed, optional, read_json, take, whole
 from ..loading.storage import ComputeModule
 from ..loading.weights import Shards
 from ..sampling.latents import LatentFormat
 from .flux_latents import CHANNELS, FLUX_LATENTS, SCALE, SHIFT, read_latent_format
+from .tiles import TILE, at_once_or_in_tiles
 
-T = TypeVar("T")
-
-# Side in pixels of a tile, in which pictures are computed that need too much memory at once. ComfyUI has the same.
-TILE = 512
 # Number of down blocks and of up blocks. Each transition between two halves or doubles the sides, so a cell has 8 pixels.
 BLOCKS = 4
 _DOWN, _UP = choice("DownEncoderBlock2D"), choice("UpDecoderBlock2D")
@@ -102,7 +99,9 @@ class VAE(ComputeModule):
         if not torch.isfinite(z_BChw).all():
             raise UniWorldError("The latent has NaN or infinite values: check the sampler that produced it.")
         z = z_BChw.to(self.device, self.dtype)
-        pixels: torch.Tensor = self._or_in_tiles(lambda: self.autoencoder.decode(z, return_dict=False)[0])
+        pixels: torch.Tensor = at_once_or_in_tiles(
+            self, lambda: self.autoencoder.decode(z, return_dict=False)[0], self._tiled
+        )
         return (pixels.float() * 0.5 + 0.5).clamp(0, 1).permute(0, 2, 3, 1)
 
     @torch.no_grad()
@@ -118,28 +117,20 @@ class VAE(ComputeModule):
         check_image(image_BHWC.shape, self._base.unit)
         # Bit-identical to the published code: 2x - 1 rounds differently, and so do convolutions in another memory layout.
         pixels = ((image_BHWC.permute(0, 3, 1, 2).contiguous() - 0.5) / 0.5).to(self.device, self.dtype)
-        posterior: Any = self._or_in_tiles(lambda: self.autoencoder.encode(pixels).latent_dist)
+        posterior: Any = at_once_or_in_tiles(self, lambda: self.autoencoder.encode(pixels).latent_dist, self._tiled)
         z = posterior.mode() if generator is None else posterior.sample(generator=generator)
         return z.float()
 
-    def _or_in_tiles(self, compute: Callable[[], T]) -> T:
-        """Compute at once, or in tiles if there is not enough memory for that.
-
-        Tiles are the second choice, as they change the result: the middle block attends over the whole picture.
-        """
-        with explain_out_of_memory(self, "picture"):
-            try:
-                return compute()
-            except torch.OutOfMemoryError as error:
-                release_frames(error)
-            autoencoder = self.autoencoder
-            before = autoencoder.use_tiling, autoencoder.tile_sample_min_size, autoencoder.tile_latent_min_size
-            tiles = True, TILE, TILE // self._base.factor
-            try:
-                autoencoder.use_tiling, autoencoder.tile_sample_min_size, autoencoder.tile_latent_min_size = tiles
-                return compute()
-            finally:
-                autoencoder.use_tiling, autoencoder.tile_sample_min_size, autoencoder.tile_latent_min_size = before
+    @contextmanager
+    def _tiled(self) -> Iterator[None]:
+        autoencoder = self.autoencoder
+        before = autoencoder.use_tiling, autoencoder.tile_sample_min_size, autoencoder.tile_latent_min_size
+        tiles = True, TILE, TILE // self._base.factor
+        try:
+            autoencoder.use_tiling, autoencoder.tile_sample_min_size, autoencoder.tile_latent_min_size = tiles
+            yield
+        finally:
+            autoencoder.use_tiling, autoencoder.tile_sample_min_size, autoencoder.tile_latent_min_size = before
 
 
 # Working memory in bytes per pixel: the widest layers hold four tensors of 128 channels in float32.

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import copy
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 
-from ..errors import UniWorldError
+from ..errors import UniWorldError, shown
 from ..loading.dtypes import OVERFLOW
 from ..loading.settings import FLAG, TOKEN, either, listed, number, optional, read_json, take, whole
+from ..sampling.seeds import check_seed
 
 if TYPE_CHECKING:
     from transformers import GenerationConfig
@@ -51,7 +54,61 @@ def read_generation(folder: Path, text: Mapping[str, Any]) -> GenerationConfig:
     return GenerationConfig(**ids | known)
 
 
-def after_each_token(start: int, callback: Callable[[int], None] | None) -> Any:
+def answer_settings(
+    defaults: GenerationConfig, padding: int | None, max_new_tokens: int, temperature: float
+) -> GenerationConfig:
+    """Return the settings of one answer.
+
+    Args:
+        defaults: those of the folder, from `read_generation`. They are not changed.
+        padding: the tokenizer's padding token.
+        max_new_tokens: maximum length of the answer.
+        temperature: 0 for greedy decoding, or from 1e-6 to 1e6.
+
+    Raises:
+        UniWorldError: the length or the temperature is out of range.
+    """
+    if not isinstance(max_new_tokens, int) or max_new_tokens < 1:
+        raise UniWorldError(f"max_new_tokens is {shown(max_new_tokens)}; it must be a whole number of at least 1.")
+    if temperature != 0 and not TEMPERATURE.holds(temperature):
+        raise UniWorldError(
+            f"temperature is {shown(temperature)}; it must be 0 (greedy decoding) or {TEMPERATURE.expected}."
+        )
+    settings = copy.deepcopy(defaults)
+    settings.update(max_new_tokens=max_new_tokens, pad_token_id=padding)
+    settings.update(**({"do_sample": True, "temperature": temperature} if temperature > 0 else GREEDY))
+    return settings
+
+
+@contextmanager
+def seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Seed torch's global generators within the block, and restore them after it. Raises UniWorldError for a bad seed."""
+    check_seed(seed)
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield
+
+
+def token_hooks(
+    start: int, callback: Callable[[int], None] | None = None, on_token: OnToken | None = None
+) -> dict[str, Any]:
+    """Return the arguments of transformers' `generate` that check every token and report it.
+
+    Args:
+        start: number of tokens of the prompt among those that `generate` passes on.
+        callback: called after each token with the number of tokens so far. An exception from it ends the answer.
+        on_token: for a single prompt, called after each token with its id and the log-probabilities (V,), float32, of all
+            tokens in its place. An exception from it ends the answer.
+    """
+    processors, criteria = _only_finite(start), _after_each_token(start, callback)
+    if on_token is not None:
+        logits, choices = _token_reports(on_token)
+        processors.append(logits)
+        criteria.append(choices)
+    return {"logits_processor": processors, "stopping_criteria": criteria}
+
+
+def _after_each_token(start: int, callback: Callable[[int], None] | None) -> Any:
     """Make a stopping criterion that calls back with the number of new tokens, and never stops.
 
     Args:
@@ -69,7 +126,7 @@ def after_each_token(start: int, callback: Callable[[int], None] | None) -> Any:
     return StoppingCriteriaList([Report()])
 
 
-def only_finite(start: int) -> Any:
+def _only_finite(start: int) -> Any:
     """Make a logits processor that raises UniWorldError at NaN and infinity.
 
     Sampling from such values fails in torch, on a GPU for all later calls of the process. Greedy decoding would return a
@@ -90,7 +147,7 @@ def only_finite(start: int) -> Any:
     return LogitsProcessorList([OnlyFinite()])
 
 
-def token_reports(on_token: OnToken) -> tuple[Any, Any]:
+def _token_reports(on_token: OnToken) -> tuple[Any, Any]:
     """Make a logits processor and a stopping criterion that report the tokens of a single prompt together.
 
     Args:

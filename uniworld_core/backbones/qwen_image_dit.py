@@ -5,8 +5,8 @@ Shapes: B batch, C latent channels, h, w latent sides, N packed tokens of K valu
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeAlias
@@ -26,6 +26,7 @@ from ..sampling.flow import Shift, Velocity
 from ..sampling.guidance import true_cfg
 from ..sampling.latents import LatentFormat
 from ..sampling.packing import pack, unpack
+from .block_cache import first_block_cache
 from .flux_transformer import check_rope_axes
 from .qwen_image_classes import diffusers_class
 from .qwen_image_vae import QWEN_IMAGE_LATENTS
@@ -41,8 +42,6 @@ _POSITIONS = 4096
 # Working memory in bytes per token and per unit of the width, in bfloat16. Estimated, not measured: a block holds q, k, v and
 # their concatenation over text and picture (6), the MLP (4), its input and output (2), and float32 copies of q and k.
 _TOKEN_BYTES = (6 + 4 + 2 + 2 * 2) * 2
-# As for FLUX's transformer; not measured for this one.
-_CACHE_THRESHOLDS = {"light": 0.05, "strong": 0.15}
 
 # Settings of diffusers' QwenImageTransformer2DModel; `_DEFAULTS` are those that a configuration may omit.
 _RULES: dict[str, Rule] = {
@@ -119,20 +118,9 @@ class QwenImageDiT(ComputeModule):
     def networks(self) -> tuple[nn.Module, ...]:
         return (self.transformer,)
 
-    @contextmanager
-    def caching(self, cache: str) -> Iterator[None]:
-        """Within it, a run skips the blocks of steps in which the first block's result hardly changes.
-
-        Args:
-            cache: "light" or "strong".
-        """
-        from diffusers import FirstBlockCacheConfig
-
-        self.transformer.enable_cache(FirstBlockCacheConfig(threshold=_CACHE_THRESHOLDS[cache]))
-        try:
-            yield
-        finally:
-            self.transformer.disable_cache()  # which also drops what it has kept
+    def caching(self, cache: str) -> AbstractContextManager[None]:
+        """Skip blocks within it; see `first_block_cache`."""
+        return first_block_cache(self.transformer, cache)
 
     def check(self, condition: Condition, shape: Sequence[int]) -> None:
         """Raise UniWorldError unless latents of shape (B, C, 1, h, w) can be painted under this condition."""

@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 
 from ..errors import UniWorldError, shown
 from ..images.sizes import check_image
 from ..loading.meta import build
-from ..loading.offload import explain_out_of_memory, release_frames
 from ..loading.parts import NetworkPart
 from ..loading.settings import FLAG, SHARE, WIDTH, exactly, listed, number, read_json, take, whole
 from ..loading.storage import ComputeModule
 from ..loading.weights import Shards
 from ..sampling.latents import RGB, RGB_FILE, LatentFormat, read_rgb
 from .qwen_image_classes import diffusers_class
+from .tiles import TILE, at_once_or_in_tiles
 
-T = TypeVar("T")
-
-# Side in pixels of a tile, and distance of two tiles, for pictures that need too much memory at once.
-TILE, TILE_STRIDE = 512, 448
+# Distance in pixels of two tiles.
+TILE_STRIDE = 448
 # Number of blocks on each side. Each transition between two halves or doubles the sides, so a cell has 8 pixels.
 BLOCKS = 4
 CHANNELS = 16
@@ -124,7 +123,9 @@ class QwenImageVAE(ComputeModule):
         if not torch.isfinite(z_BC1hw).all():
             raise UniWorldError("The latent has NaN or infinite values: check the sampler that produced it.")
         z = z_BC1hw.to(self.device, self.dtype)
-        pixels: torch.Tensor = self._or_in_tiles(lambda: self.autoencoder.decode(z, return_dict=False)[0])
+        pixels: torch.Tensor = at_once_or_in_tiles(
+            self, lambda: self.autoencoder.decode(z, return_dict=False)[0], self._tiled
+        )
         return (pixels[:, :, 0].float() * 0.5 + 0.5).clamp(0, 1).permute(0, 2, 3, 1)
 
     @torch.no_grad()
@@ -139,26 +140,18 @@ class QwenImageVAE(ComputeModule):
         """
         check_image(image_BHWC.shape, self.latent_format.unit)
         pixels = (2.0 * image_BHWC.permute(0, 3, 1, 2).contiguous() - 1.0)[:, :, None].to(self.device, self.dtype)
-        posterior: Any = self._or_in_tiles(lambda: self.autoencoder.encode(pixels).latent_dist)
+        posterior: Any = at_once_or_in_tiles(self, lambda: self.autoencoder.encode(pixels).latent_dist, self._tiled)
         z = posterior.mode() if generator is None else posterior.sample(generator=generator)
         return z.float()
 
-    def _or_in_tiles(self, compute: Callable[[], T]) -> T:
-        """Compute at once, or in tiles if there is not enough memory for that.
-
-        Tiles are the second choice, as they change the result: the middle block attends over the whole picture.
-        """
-        with explain_out_of_memory(self, "picture"):
-            try:
-                return compute()
-            except torch.OutOfMemoryError as error:
-                release_frames(error)
-            self.autoencoder.clear_cache()  # of features, which the failed computation has left
-            self.autoencoder.enable_tiling(TILE, TILE, TILE_STRIDE, TILE_STRIDE)
-            try:
-                return compute()
-            finally:
-                self.autoencoder.use_tiling = False
+    @contextmanager
+    def _tiled(self) -> Iterator[None]:
+        self.autoencoder.clear_cache()  # of features, which the failed computation has left
+        self.autoencoder.enable_tiling(TILE, TILE, TILE_STRIDE, TILE_STRIDE)
+        try:
+            yield
+        finally:
+            self.autoencoder.use_tiling = False
 
 
 def read_qwen_latent_format(folder: str | Path) -> LatentFormat:

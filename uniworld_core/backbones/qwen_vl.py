@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import inspect
 import re
 from collections.abc import Callable, Sequence
@@ -15,7 +14,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from ..errors import UniWorldError, shown
+from ..errors import UniWorldError
 from ..loading.offload import explain_out_of_memory
 from ..loading.parts import NetworkPart
 from ..loading.storage import ComputeModule
@@ -23,8 +22,7 @@ from ..loading.weights import Shards
 from ..prompts.conversation import Conversation, Prompt, as_conversations, as_list
 from ..prompts.reference import Reference
 from ..prompts.text import ASSISTANT, IMAGE_PAD
-from ..sampling.seeds import check_seed
-from .generation import GREEDY, TEMPERATURE, OnToken, after_each_token, only_finite, read_generation, token_reports
+from .generation import OnToken, answer_settings, read_generation, seeded, token_hooks
 from .qwen_config import QwenVLConfig
 from .qwen_files import QWEN_NAMES, build_qwen, read_processor, read_tokenizer, single_id
 from .qwen_template import conversation_text, turns_in
@@ -207,31 +205,14 @@ class VLM(ComputeModule):
         """
         if not bool(inputs.mask.all()):
             raise UniWorldError("The prompts of the batch have different lengths: answer them with VLM.answer.")
-        if not isinstance(max_new_tokens, int) or max_new_tokens < 1:
-            raise UniWorldError(f"max_new_tokens is {shown(max_new_tokens)}; it must be a whole number of at least 1.")
-        if temperature != 0 and not TEMPERATURE.holds(temperature):
-            raise UniWorldError(
-                f"temperature is {shown(temperature)}; it must be 0 (greedy decoding) or {TEMPERATURE.expected}."
-            )
-        check_seed(seed)
         start = inputs.ids.shape[1]
-        config = copy.deepcopy(self.generation)
-        config.update(max_new_tokens=max_new_tokens, pad_token_id=self.tokenizer.pad_token_id)
-        config.update(**({"do_sample": True, "temperature": temperature} if temperature > 0 else GREEDY))
-        devices = [self.device] if self.device.type == "cuda" else []
-        processors, criteria = only_finite(start), after_each_token(start, callback)
-        if on_token is not None:
-            logits, choices = token_reports(on_token)
-            processors.append(logits)
-            criteria.append(choices)
-        with explain_out_of_memory(self, "conversation"), torch.random.fork_rng(devices=devices):
-            torch.manual_seed(seed)
+        config = answer_settings(self.generation, self.tokenizer.pad_token_id, max_new_tokens, temperature)
+        with explain_out_of_memory(self, "conversation"), seeded(seed, self.device):
             ids = self.qwen.generate(
                 input_ids=inputs.ids,
                 attention_mask=inputs.mask.long(),
                 generation_config=config,
-                logits_processor=processors,
-                stopping_criteria=criteria,
+                **token_hooks(start, callback, on_token),
                 **self._pictures(inputs),
             )
         return ids[:, start:]

@@ -23,17 +23,7 @@ from .suites.imgedit_turns import CONVERSATION
 
 
 def make_turns(run: RunFolder, plan: BenchPlan, name: str, bind: Sequence[str], place: BatchPlace) -> dict[str, str]:
-    """Make the pictures, turn by turn, and put them under their published names.
-
-    Args:
-        name: a workflow file, or the name of a shipped workflow.
-
-    Returns:
-        The reasons of the rows without a picture.
-
-    Raises:
-        UniWorldError: the workflow cannot be used, or the batch cannot start.
-    """
+    """Make the pictures turn by turn; otherwise as `generate.make_pictures`."""
     run.own_pictures()
     workflow, bindings = batch_workflow(plan, name, place.registry, bind)
     longest = max(len(item.turns) for item in plan.items)

@@ -17,7 +17,7 @@ from uniworld.nodes.pack.conditioning import conditioning_of, to_condition
 from uniworld.nodes.pack.folders import companion, model_choices, model_folder
 from uniworld.nodes.pack.parts import HeldPart, torch_dtype
 from uniworld.uniworld_core import Condition, UniWorld
-from uniworld.uniworld_core.backbones import flux_dit
+from uniworld.uniworld_core.backbones import block_cache
 from uniworld.uniworld_core.backbones.flux_latents import FLUX_LATENTS
 from uniworld.uniworld_core.backbones.flux_vae import read_native_side
 from uniworld.uniworld_core.images.pictures import to_image
@@ -541,7 +541,7 @@ def test_cache_and_solver_are_the_cores(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # Above the change of tiny's first block from step to step.
-    monkeypatch.setitem(flux_dit._CACHE_THRESHOLDS, "strong", 10.0)
+    monkeypatch.setitem(block_cache._THRESHOLDS, "strong", 10.0)
     settings: dict[str, Any] = {"steps": 4, "cache": cache, "solver": solver}
     painted = sample(parts, conditioning, latent(), **settings)
     assert [value for value, *_ in recorder.seen] == [1, 2, 3, 4]

@@ -5,16 +5,13 @@ The paper describes SigLIP2 for this; the published program never calls it.
 
 from __future__ import annotations
 
-import copy
 import warnings
 from collections.abc import Callable, Sequence
 
 import torch
 
-from ...backbones.generation import GREEDY, TEMPERATURE, OnToken, after_each_token, only_finite, token_reports
-from ...errors import UniWorldError, shown
+from ...backbones.generation import OnToken, answer_settings, seeded, token_hooks
 from ...loading.offload import explain_out_of_memory
-from ...sampling.seeds import check_seed
 from .condition import PictureCodec, as_tokens
 from .config import UNIPIC_LATENTS
 from .network import UniPic
@@ -88,25 +85,9 @@ def generate_ids(
 
     For the other arguments and the errors see `answer`.
     """
-    if not isinstance(max_new_tokens, int) or max_new_tokens < 1:
-        raise UniWorldError(f"max_new_tokens is {shown(max_new_tokens)}; it must be a whole number of at least 1.")
-    if temperature != 0 and not TEMPERATURE.holds(temperature):
-        raise UniWorldError(
-            f"temperature is {shown(temperature)}; it must be 0 (greedy decoding) or {TEMPERATURE.expected}."
-        )
-    check_seed(seed)
-    processors, criteria = only_finite(0), after_each_token(0, callback)
-    if on_token is not None:
-        logits, choices = token_reports(on_token)
-        processors.append(logits)
-        criteria.append(choices)
-    devices = [model.device] if model.device.type == "cuda" else []
-    with explain_out_of_memory(model, "picture"), torch.random.fork_rng(devices=devices):
+    config = answer_settings(model.generation, model.tokenizer.pad_token_id, max_new_tokens, temperature)
+    with explain_out_of_memory(model, "picture"), seeded(seed, model.device):
         tokens = tokens_TD[None]
-        config = copy.deepcopy(model.generation)
-        config.update(max_new_tokens=max_new_tokens, pad_token_id=model.tokenizer.pad_token_id)
-        config.update(**({"do_sample": True, "temperature": temperature} if temperature > 0 else GREEDY))
-        torch.manual_seed(seed)
         with warnings.catch_warnings():
             # transformers says so of a penalty that counts the tokens of the answer only, which is as published.
             warnings.filterwarnings("ignore", "Passing `repetition_penalty`")
@@ -114,8 +95,7 @@ def generate_ids(
                 inputs_embeds=tokens,
                 attention_mask=torch.ones(tokens.shape[:2], dtype=torch.long, device=tokens.device),
                 generation_config=config,
-                logits_processor=processors,
-                stopping_criteria=criteria,
+                **token_hooks(0, callback, on_token),
             )
     return ids[0]
 
