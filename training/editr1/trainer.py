@@ -20,7 +20,7 @@ from ..engine.ema import ShardedEMA
 from ..engine.optimizer import gradient_norm, learning_rate, make_optimizer, take_step
 from ..engine.parallel import World
 from ..run.folder import CHECKPOINTS
-from ..run.state import restore, state_tensors, state_values
+from ..run.state import TrainingState
 from .advantage import Advantages, advantages
 from .decay import old_decay
 from .drawing import DrawnPrompt, PromptDraw, TooManyFailures
@@ -75,6 +75,7 @@ class EditR1Trainer:
         self.optimizer = make_optimizer(policy.trained.values(), config.optimizer)
         # Published: the average counts its updates from 1.
         self.ema = ShardedEMA(policy.trained, config.ema.decay, world.rank, world.size, first=1)
+        self.state = TrainingState(policy, self.optimizer, self.ema, world)
         self.saver = CheckpointSaver(folder / CHECKPOINTS, world, config.run.keep, config.run.keep_best)
         self.sigmas = schedule(policy.painter, config)
         self.step = 0
@@ -132,7 +133,6 @@ class EditR1Trainer:
         if self._saved == self.step:
             return
         rewards = self._rewards_since_save
-        parts = (self.policy, self.optimizer, self.ema)
         meta: dict[str, object] = {
             "step": self.step,
             "loss": -math.fsum(rewards) / len(rewards) if rewards else None,
@@ -140,9 +140,9 @@ class EditR1Trainer:
             "frozen": self.policy.frozen,
             "skipped": self.drawing.skipped,
             "history": self.drawing.history.to_json(),
-            "state": state_values(*parts),
+            "state": self.state.values(),
         }
-        tensors = state_tensors(*parts, self.world) | self._old_tensors()
+        tensors = self.state.tensors() | self._old_tensors()
         self.saver.save(self.step, tensors, meta)
         self._saved, self._rewards_since_save = self.step, []
 
@@ -161,8 +161,7 @@ class EditR1Trainer:
                 raise UniWorldError(
                     f"The run in {self.folder} was {what}: restore what it started with, or choose another folder."
                 )
-        parts = (self.policy, self.optimizer, self.ema)
-        restore(checkpoint, meta["state"], *parts, self.world, self._old_tensors())
+        self.state.restore(checkpoint, meta["state"], self._old_tensors())
         self.step = self._saved = meta["step"]
         self.drawing.skipped = dict(meta["skipped"])
         if "history" in meta:  # checkpoints of older versions have no such key

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, cast
 
@@ -43,84 +44,80 @@ class Trainable(Protocol):
     def trained(self) -> Mapping[str, nn.Parameter]: ...
 
 
-def state_tensors(model: Trainable, optimizer: Optimizer, ema: ShardedEMA, world: World) -> dict[str, Tensor]:
-    """Return {name in a checkpoint: tensor} of parameters, EMA, optimizer, and this process's random state."""
-    tensors = _model_tensors(model, ema)
-    for name, kept in _optimizer_state(model, optimizer)["state"].items():
-        tensors.update({_key(name, key): value for key, value in kept.items() if torch.is_tensor(value)})
-    tensors.update({_RANDOM + key: value for key, value in _random_state(world).items()})
-    return tensors
+@dataclass(frozen=True)
+class TrainingState:
+    """A model in training with its optimizer and EMA, on the processes `world`. `restore` needs newly built ones."""
 
+    model: Trainable
+    optimizer: Optimizer
+    ema: ShardedEMA
+    world: World
 
-def state_values(model: Trainable, optimizer: Optimizer, ema: ShardedEMA) -> dict[str, Any]:
-    """Return the rest of the state as JSON values."""
-    kept = _optimizer_state(model, optimizer)
-    plain = {
-        name: {key: value for key, value in kept["state"].get(name, {}).items() if not torch.is_tensor(value)}
-        for name in model.trained
-    }
-    groups = [{key: value for key, value in group.items() if key != "params"} for group in kept["param_groups"]]
-    return {"ema_updates": ema.updates, "optimizer": {"values": plain, "groups": groups}}
+    def tensors(self) -> dict[str, Tensor]:
+        """Return {name in a checkpoint: tensor} of parameters, EMA, optimizer, and this process's random state."""
+        tensors = self._model_tensors()
+        for name, kept in self._optimizer_state()["state"].items():
+            tensors.update({_key(name, key): value for key, value in kept.items() if torch.is_tensor(value)})
+        tensors.update({_RANDOM + key: value for key, value in _random_state(self.world).items()})
+        return tensors
 
+    def values(self) -> dict[str, Any]:
+        """Return the rest of the state as JSON values."""
+        kept = self._optimizer_state()
+        plain = {
+            name: {key: value for key, value in kept["state"].get(name, {}).items() if not torch.is_tensor(value)}
+            for name in self.model.trained
+        }
+        groups = [{key: value for key, value in group.items() if key != "params"} for group in kept["param_groups"]]
+        return {"ema_updates": self.ema.updates, "optimizer": {"values": plain, "groups": groups}}
 
-def restore(
-    checkpoint: Path,
-    values: Mapping[str, Any],
-    model: Trainable,
-    optimizer: Optimizer,
-    ema: ShardedEMA,
-    world: World,
-    others: Mapping[str, Tensor] | None = None,
-) -> None:
-    """Load a checkpoint into a newly built model, optimizer and EMA, on any number of processes.
+    def restore(self, checkpoint: Path, values: Mapping[str, Any], others: Mapping[str, Tensor] | None = None) -> None:
+        """Load a checkpoint, which any number of processes may have written.
 
-    Args:
-        checkpoint: a finished checkpoint.
-        values: its `state_values`.
-        model, optimizer, ema: what to load it into.
-        world: the processes.
-        others: {name in the checkpoint: tensor} of further tensors to load into.
+        Args:
+            checkpoint: a finished checkpoint.
+            values: its `values`.
+            others: {name in the checkpoint: tensor} of further tensors to load into.
 
-    Raises:
-        UniWorldError: the checkpoint is damaged, or its tensors do not match the model.
-    """
-    kept = checkpoints.stored_tensors(checkpoint)
-    tensors = _model_tensors(model, ema) | dict(others or {})
-    _check_shapes(checkpoint, tensors, kept)
-    # Allocates every tensor of the optimizer, sharded like its parameter.
-    state = cast(dict[str, Any], get_optimizer_state_dict(model.tower, optimizer))
-    for name, room in state["state"].items():
-        found = {key: value for key, value in room.items() if _key(name, key) in kept}
-        tensors.update({_key(name, key): value for key, value in found.items()})
-        state["state"][name] = {**values["optimizer"]["values"][name], **found}
-    mine = {
-        key: torch.empty(kept[key][0], dtype=kept[key][1])
-        for key in (_RANDOM + key for key in _random_state(world))
-        if key in kept
-    }
-    tensors.update(mine)
-    checkpoints.load_into(checkpoint, tensors, world)
-    ema.updates = values["ema_updates"]
-    state["state"] = {name: held for name, held in state["state"].items() if held}
-    groups = zip(state["param_groups"], values["optimizer"]["groups"], strict=True)
-    state["param_groups"] = [_group(new, old) for new, old in groups]
-    set_optimizer_state_dict(model.tower, optimizer, state, options=StateDictOptions(strict=False))
-    _restore_random({key[len(_RANDOM) :]: value for key, value in mine.items()}, world)
+        Raises:
+            UniWorldError: the checkpoint is damaged, or its tensors do not match the model.
+        """
+        kept = checkpoints.stored_tensors(checkpoint)
+        tensors = self._model_tensors() | dict(others or {})
+        _check_shapes(checkpoint, tensors, kept)
+        # Allocates every tensor of the optimizer, sharded like its parameter.
+        state = cast(dict[str, Any], get_optimizer_state_dict(self.model.tower, self.optimizer))
+        for name, room in state["state"].items():
+            found = {key: value for key, value in room.items() if _key(name, key) in kept}
+            tensors.update({_key(name, key): value for key, value in found.items()})
+            state["state"][name] = {**values["optimizer"]["values"][name], **found}
+        mine = {
+            key: torch.empty(kept[key][0], dtype=kept[key][1])
+            for key in (_RANDOM + key for key in _random_state(self.world))
+            if key in kept
+        }
+        tensors.update(mine)
+        checkpoints.load_into(checkpoint, tensors, self.world)
+        self.ema.updates = values["ema_updates"]
+        state["state"] = {name: held for name, held in state["state"].items() if held}
+        groups = zip(state["param_groups"], values["optimizer"]["groups"], strict=True)
+        state["param_groups"] = [_group(new, old) for new, old in groups]
+        options = StateDictOptions(strict=False)
+        set_optimizer_state_dict(self.model.tower, self.optimizer, state, options=options)
+        _restore_random({key[len(_RANDOM) :]: value for key, value in mine.items()}, self.world)
 
+    def _model_tensors(self) -> dict[str, Tensor]:
+        tensors: dict[str, Tensor] = {WEIGHTS + name: value.detach() for name, value in self.model.trained.items()}
+        return tensors | {EMA + name: value for name, value in self.ema.state().items()}
 
-def _model_tensors(model: Trainable, ema: ShardedEMA) -> dict[str, Tensor]:
-    tensors: dict[str, Tensor] = {WEIGHTS + name: value.detach() for name, value in model.trained.items()}
-    return tensors | {EMA + name: value for name, value in ema.state().items()}
+    def _optimizer_state(self) -> dict[str, Any]:
+        """Return the optimizer's state by parameter name.
 
-
-def _optimizer_state(model: Trainable, optimizer: Optimizer) -> dict[str, Any]:
-    """Return the optimizer's state by parameter name.
-
-    An optimizer without state is a special case, because PyTorch would take a step to initialize it.
-    """
-    if not optimizer.state:
-        return {"state": {}, "param_groups": optimizer.state_dict()["param_groups"]}
-    return cast(dict[str, Any], get_optimizer_state_dict(model.tower, optimizer))
+        An optimizer without state is a special case, because PyTorch would take a step to initialize it.
+        """
+        if not self.optimizer.state:
+            return {"state": {}, "param_groups": self.optimizer.state_dict()["param_groups"]}
+        return cast(dict[str, Any], get_optimizer_state_dict(self.model.tower, self.optimizer))
 
 
 def _key(name: str, key: str) -> str:

@@ -25,7 +25,7 @@ from ..objective.step import DenoiseTower
 from .folder import CHECKPOINTS, VALIDATION
 from .metrics import StepMetrics
 from .setup import PreparedModel, compute_dtype
-from .state import restore, state_tensors, state_values
+from .state import TrainingState
 from .validate import Validator
 
 
@@ -68,6 +68,7 @@ class Trainer:
         self.config, self.folder, self.world, self.model, self.samples = config, folder, world, model, samples
         self.optimizer = make_optimizer(model.trained.values(), config.optimizer)
         self.ema = ShardedEMA(model.trained, config.ema.decay, world.rank, world.size)
+        self.state = TrainingState(model, self.optimizer, self.ema, world)
         self.saver = CheckpointSaver(folder / CHECKPOINTS, world, config.run.keep, config.run.keep_best)
         self.step = 0
         self.skipped: set[str] = set()
@@ -138,16 +139,15 @@ class Trainer:
         if self._saved == self.step:
             return
         losses = self._losses_since_save
-        parts = (self.model, self.optimizer, self.ema)
         meta: dict[str, object] = {
             "step": self.step,
             "loss": math.fsum(losses) / len(losses) if losses else None,
             "samples": self.samples,
             "frozen": self.model.frozen,
             "skipped": sorted(self.skipped),
-            "state": state_values(*parts),
+            "state": self.state.values(),
         }
-        self.saver.save(self.step, state_tensors(*parts, self.world), meta)
+        self.saver.save(self.step, self.state.tensors(), meta)
         self._saved, self._losses_since_save = self.step, []
         self._lap()
 
@@ -169,7 +169,7 @@ class Trainer:
                 "part of DiT and projectors): files of model.checkpoint, model.flux, model.siglip or model.start have "
                 "changed since. Restore them, or choose another folder."
             )
-        restore(checkpoint, meta["state"], self.model, self.optimizer, self.ema, self.world)
+        self.state.restore(checkpoint, meta["state"])
         self.step = self._saved = meta["step"]
         self.skipped = set(meta["skipped"])
         self._lap()

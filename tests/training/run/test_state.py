@@ -16,7 +16,7 @@ from uniworld.training.engine.optimizer import make_optimizer
 from uniworld.training.engine.parallel import World
 from uniworld.training.objective.step import DenoiseTower
 from uniworld.training.run.setup import PreparedModel
-from uniworld.training.run.state import restore, state_tensors, state_values
+from uniworld.training.run.state import TrainingState
 
 ALONE = World(0, 1, torch.device("cpu"), "data")
 
@@ -51,16 +51,20 @@ def step(model: PreparedModel, optimizer: Optimizer, ema: ShardedEMA) -> None:
     ema.update()
 
 
+def state_of(made: tuple[PreparedModel, Optimizer, ShardedEMA]) -> TrainingState:
+    return TrainingState(*made, ALONE)
+
+
 def resumed(
     made: tuple[PreparedModel, Optimizer, ShardedEMA], folder: Path, name: str
 ) -> tuple[PreparedModel, Optimizer, ShardedEMA]:
     saver = CheckpointSaver(folder, ALONE)
-    saver.save(1, state_tensors(*made, ALONE), {"state": state_values(*made)})
+    saver.save(1, state_of(made).tensors(), {"state": state_of(made).values()})
     saver.wait()
     saver.close()
     again = built(name, 1)
     checkpoint = folder / "step-00000001"
-    restore(checkpoint, read_meta(checkpoint)["state"], *again, ALONE)
+    state_of(again).restore(checkpoint, read_meta(checkpoint)["state"])
     return again
 
 
@@ -82,10 +86,10 @@ def test_steps_after_restoring_equal_those_of_the_uninterrupted_run(name: str, s
         step(*again)
     assert all(torch.equal(one, other) for one, other in zip(made[0].trained.values(), again[0].trained.values()))
     assert all(torch.equal(made[2].local_rows[key], again[2].local_rows[key]) for key in made[2].local_rows)
-    assert state_values(*made) == state_values(*again)
+    assert state_of(made).values() == state_of(again).values()
 
 
 def test_saving_the_state_of_an_unused_optimizer_does_not_change_it(tmp_path: Path) -> None:
-    model, optimizer, ema = built("adamw", 0)
-    assert not [key for key in state_tensors(model, optimizer, ema, ALONE) if key.startswith("optimizer/")]
-    assert not optimizer.state
+    made = built("adamw", 0)
+    assert not [key for key in state_of(made).tensors() if key.startswith("optimizer/")]
+    assert not made[1].state
