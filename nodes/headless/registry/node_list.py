@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from ....uniworld_core.errors import UniWorldError
+from ....uniworld_core.json_text import dumps
 from ..problems import join_with_or
 from .registry import Registry
 
@@ -18,7 +18,7 @@ def format_nodes(registry: Registry, name: str | None, as_json: bool) -> str:
     """
     names = sorted(registry.classes) if name is None else [_class_named(registry, name)]
     if as_json:
-        return json.dumps({one: registry.info(one) for one in names})
+        return dumps({one: registry.info(one) for one in names})
     return "\n\n".join(_format_node(registry.info(one), tooltips=name is not None) for one in names)
 
 

@@ -18,6 +18,7 @@ from PIL import Image
 from uniworld.__main__ import main
 from uniworld.nodes.headless.run.report import LAST_EVENTS
 from uniworld.nodes.headless.workflow import file as workflow_file
+from uniworld.uniworld_core.json_text import loads
 
 TESTS = Path(__file__).resolve().parents[2]
 LAUNCH = f"""
@@ -415,6 +416,20 @@ def test_nodes_lists_and_describes(command):
     code, _, err = command("nodes", "loadimage")
     assert code == 2
     assert "Did you mean LoadImage, LoadImageMask or SaveImage?" in err
+
+
+def test_the_json_of_nodes_is_json_whatever_a_pack_declares(command, tmp_path):
+    (tmp_path / "bounds").mkdir()
+    (tmp_path / "bounds" / "__init__.py").write_text(
+        "class Bounds:\n"
+        "    RETURN_TYPES, FUNCTION = ('FLOAT',), 'run'\n"
+        "    INPUT_TYPES = lambda: {'required': {'x': ('FLOAT', {'default': float('nan'), 'max': float('inf')})}}\n"
+        "NODE_CLASS_MAPPINGS = {'Bounds': Bounds}\n"
+    )
+    code, out, _ = command("nodes", "Bounds", "--json", "--pack", str(tmp_path / "bounds"))
+    assert code == 0
+    declared = loads(out)["Bounds"]["input"]["required"]["x"]  # unlike Python's own parser, it rejects NaN
+    assert declared == ["FLOAT", {"default": "NaN", "max": "Infinity"}]
 
 
 def test_nodes_with_a_name_describes_inputs_and_outputs(command):

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from pathlib import Path
 from typing import Any
 
 from aiohttp import web
 
 from .....uniworld_core.errors import UniWorldError
-from .....uniworld_core.json_text import BadJson, loads
+from .....uniworld_core.json_text import BadJson, dumps, loads
 from ...storage.folders import resolve_inside
 from ..content import OWN_NAME, Pack, stock_template_file, stock_templates, translations
 from ..http.files import send_trusted
@@ -131,7 +130,7 @@ async def get_blueprint(request: web.Request) -> web.Response:
         entry = pack.blueprints().get(request.match_info["key"])
         if entry is not None:
             try:
-                text = json.dumps(loads(entry["path"].read_bytes(), allow_nan=True, allow_duplicates=True))
+                text = dumps(loads(entry["path"].read_bytes(), allow_nan=True, allow_duplicates=True))
             except (OSError, BadJson):  # an unreadable blueprint is treated as missing
                 break
             return json_response({**_without_path(entry), "data": text})

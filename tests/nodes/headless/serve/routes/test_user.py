@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from urllib.parse import quote
 
 import pytest
@@ -144,7 +145,7 @@ def test_help_pages_of_the_nodes(live):
 
 def test_a_packs_content_is_found(tmp_path, live):
     for name, content in {
-        "example_workflows/a.json": {}, "example_workflows/deep/b.json": {}, "subgraphs/Blue.json": {"definitions": {}},
+        "example_workflows/a.json": {}, "example_workflows/deep/b.json": {}, "subgraphs/Blue.json": {"x": math.nan},
         "locales/en/main.json": {"x": {"a": 1}}, "locales/en/nodeDefs.json": {"N": {"display_name": "n"}},
         "web/x.js": {},
     }.items():  # fmt: skip
@@ -167,7 +168,7 @@ def test_a_packs_content_is_found(tmp_path, live):
     blueprints = live.get("/api/global_subgraphs").json
     (key,) = (key for key, entry in blueprints.items() if entry["name"] == "Blue")
     assert blueprints[key] == {"source": "custom_node", "name": "Blue", "info": {"node_pack": "custom_nodes.pack"}}
-    assert json.loads(live.get(f"/api/global_subgraphs/{key}").json["data"]) == {"definitions": {}}
+    assert json.loads(live.get(f"/api/global_subgraphs/{key}").json["data"]) == {"x": "NaN"}  # JSON has no NaN
     assert live.get("/api/global_subgraphs/unknown").json is None
     (tmp_path / "pack" / "subgraphs" / "Blue.json").write_text("{broken")
     assert live.get(f"/api/global_subgraphs/{key}").json is None
