@@ -22,7 +22,7 @@ class VAEDecode(Node):
     DISPLAY_NAME = "UniWorld VAE Decode"
     SEARCH_ALIASES = ["latent to image", "decode"]
     CATEGORY = "UniWorld/latent"
-    DESCRIPTION = "Decodes latents to images with the VAE of the FLUX folder."
+    DESCRIPTION = "Decodes latents to images with the model's VAE."
     OUTPUTS = (Output("image", "IMAGE", "The images."),)
 
     @classmethod
@@ -42,7 +42,7 @@ class VAEEncode(Node):
     DISPLAY_NAME = "UniWorld VAE Encode"
     SEARCH_ALIASES = ["image to latent", "encode", "img2img"]
     CATEGORY = "UniWorld/latent"
-    DESCRIPTION = "Encodes images to latents with the VAE of the FLUX folder, as a start for denoise below 1."
+    DESCRIPTION = "Encodes images to latents with the model's VAE, as a start for denoise below 1."
     OUTPUTS = (Output("latent", "LATENT", "The latent of the images."),)
 
     @classmethod
