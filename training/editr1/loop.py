@@ -169,8 +169,9 @@ def _run(trainer: EditR1Trainer, reporter: Reporter | None, stop: threading.Even
         try:
             metrics = trainer.epoch()
         except EpochRefused:  # keep the progress, to resume with repaired data or a working reward
-            trainer.save()
-            trainer.saver.wait()
+            if trainer.step:
+                trainer.save()
+                trainer.saver.wait()
             raise
         if reporter is not None:
             new = [BadSample(key, reason) for key, reason in trainer.drawing.skipped.items() if key not in known]

@@ -8,10 +8,15 @@ from functools import cache
 
 from PIL import Image
 
+from ...uniworld_core.errors import UniWorldError
 from ..engine.parallel import World
 from .reward.protocol import Reward, Score
 from .rollout import Rollout, score_group
 from .store import EpochStore
+
+
+class RewardUnusable(UniWorldError):
+    """A reward cannot score any picture, for example because its server rejects the token."""
 
 
 def scored(
@@ -30,14 +35,19 @@ def scored(
         decode: returns the pictures; called at most once, and only if a score is missing.
 
     Raises:
-        UniWorldError: a reward cannot be used at all, or a file is damaged or cannot be written.
+        RewardUnusable: a reward cannot be used at all.
+        UniWorldError: a file is damaged or cannot be written.
     """
     pictures, number = cache(decode), rollout.group.number
 
     def of(one: Reward, name: str = "") -> tuple[Score, ...]:
         scores = store.scores(number, name)
         if scores is None or len(scores) != len(rollout.latents):
-            scores = score_group(one, rollout.prompt, pictures())
+            painted = pictures()
+            try:
+                scores = score_group(one, rollout.prompt, painted)
+            except UniWorldError as error:
+                raise RewardUnusable(str(error)) from error
             store.keep_scores(number, scores, name)
         return tuple(scores)
 

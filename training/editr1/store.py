@@ -25,20 +25,20 @@ ROLLOUTS = "rollouts"
 
 
 class EpochStore:
-    """The files of one epoch. What another policy painted is not returned.
+    """The files of one epoch. What another policy or a run with other settings painted is not returned.
 
     Args:
         folder: the run's folder.
         epoch: number of the epoch, counted from 0.
-        policy: fingerprint of the policy that paints.
+        origin: fingerprint of the policy that paints, and of what else decides its pictures and their scores.
     """
 
-    def __init__(self, folder: Path, epoch: int, policy: str) -> None:
+    def __init__(self, folder: Path, epoch: int, origin: str) -> None:
         self._root = folder / ROLLOUTS
-        self._folder, self._policy = self._root / f"epoch-{epoch:08d}", policy
+        self._folder, self._origin = self._root / f"epoch-{epoch:08d}", origin
 
     def latents(self, group: int, key: str) -> Tensor | None:
-        """Return the latents of a group (k, C, ...), or None if this policy has not painted it.
+        """Return the latents of a group (k, C, ...), or None if it has not been painted by this policy with these settings.
 
         Args:
             key: name of the group's prompt.
@@ -50,7 +50,7 @@ class EpochStore:
 
         def read(path: Path) -> Tensor | None:
             with safe_open(path, "pt") as kept:
-                if kept.metadata() != {"policy": self._policy, "key": key}:
+                if kept.metadata() != {"origin": self._origin, "key": key}:
                     return None
                 return kept.get_tensor("latents").clone()
 
@@ -60,7 +60,7 @@ class EpochStore:
         """Save the latents of a group; scores of earlier ones are removed. Raises UniWorldError if they cannot be written."""
         for file in self._folder.glob(self._file(group, "*json").name):
             file.unlink(missing_ok=True)
-        content = save({"latents": latents.contiguous()}, {"policy": self._policy, "key": key})
+        content = save({"latents": latents.contiguous()}, {"origin": self._origin, "key": key})
         write_atomic(self._file(group, "safetensors"), content)
 
     def scores(self, group: int, watched: str = "") -> list[Score] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import time
 import warnings
@@ -19,11 +20,11 @@ from ..engine.checkpoints import CheckpointSaver, read_meta
 from ..engine.ema import ShardedEMA
 from ..engine.optimizer import gradient_norm, learning_rate, make_optimizer, take_step
 from ..engine.parallel import World
-from ..run.folder import CHECKPOINTS
+from ..run.folder import CHECKPOINTS, fixed_settings
 from ..run.state import TrainingState
 from .advantage import Advantages, advantages
 from .decay import old_decay
-from .drawing import DrawnPrompt, PromptDraw, TooManyFailures
+from .drawing import DrawnPrompt, EpochRefused, PromptDraw, TooManyFailures
 from .groups import Group
 from .history import SampleHistory
 from .metrics import EpochMetrics, Update, epoch_metrics
@@ -31,7 +32,7 @@ from .policy import Policy, blend
 from .prompts import Prompts
 from .reward.protocol import Reward, RewardFailure, Score
 from .rollout import Rollout, paint_group, pictures_of, schedule
-from .scoring import scored, watched_scores
+from .scoring import RewardUnusable, scored, watched_scores
 from .sheet import GroupRow, write_group_sheet
 from .store import EpochStore
 from .update import backward
@@ -88,12 +89,12 @@ class EditR1Trainer:
         """Perform one epoch.
 
         Raises:
-            EpochRefused: too many samples are bad, too many pictures have no score, or too few samples are left. Finished
-                rollouts are kept.
+            EpochRefused: too many samples are bad, too many pictures have no score, the reward cannot be used, or too few
+                samples are left. Finished rollouts are kept.
             UniWorldError: the loss or the gradient is not finite, or a file cannot be written.
         """
         started = time.perf_counter()
-        store = EpochStore(self.folder, self.step, self.policy.old_fingerprint(self.world))
+        store = EpochStore(self.folder, self.step, self._origin())
         self.world.on_rank0(store.remove_others)
         rollouts = self._roll_out(store)
         everyone = sorted(one for some in self.world.gather_objects(_scores(rollouts)) for one in some)
@@ -179,12 +180,23 @@ class EditR1Trainer:
         allowed = self.config.reward.max_failed * self._pictures_per_epoch
         # Every process has as many groups, so that all of them agree after each one.
         for drawn in self.drawing.draw(self.step):
-            rollouts.append(self._roll_out_group(drawn, store))
-            self._warn_of_failures(rollouts[-1])
+            reason = None
+            try:
+                rollouts.append(self._roll_out_group(drawn, store))
+                self._warn_of_failures(rollouts[-1])
+            except RewardUnusable as error:
+                reason = str(error)
+            if reasons := [one for one in self.world.gather_objects(reason) if one is not None]:
+                raise EpochRefused(f"{reasons[0]} The pictures are kept: run the same command again to score them.")
             failed = sum(isinstance(score, RewardFailure) for one in rollouts for score in one.scores)
             if float(self.world.gather([failed]).sum()) > allowed:
                 break
         return rollouts
+
+    def _origin(self) -> str:
+        """Return a digest of all that decides what the old policy paints and how it is scored. Collective."""
+        parts = (self.policy.old_fingerprint(self.world), self.policy.frozen, self.prompts.fingerprint)
+        return hashlib.sha256("\n".join((*parts, fixed_settings(self.config))).encode()).hexdigest()[:32]
 
     @property
     def _pictures_per_epoch(self) -> int:

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import fields
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from ...uniworld_core.errors import UniWorldError
 from ..config.editr1 import EditR1Config
@@ -84,21 +84,30 @@ def differing_keys(old: RunConfig, new: RunConfig) -> list[str]:
     """Return the differences of two configurations that change training, as "section.key was X and is now Y"."""
     if type(old) is not type(new):
         return [f"the kind was {_KINDS[type(old)]} and is now {_KINDS[type(new)]}"]
-    free = set(CHANGEABLE_KEYS if isinstance(new, Config) else CHANGEABLE_EDITR1_KEYS)
-    if new.optimizer.schedule == "cosine":  # its learning rate depends on the total number of steps
+    before, after = _values(old), _values(new)
+    names = (name for name in _fixed_keys(new) if before[name] != after[name])
+    return [f"{name} was {before[name]!r} and is now {after[name]!r}" for name in names]
+
+
+def fixed_settings(config: RunConfig) -> str:
+    """Return the settings that a run must keep when it resumes, as a text that is the same for equal ones."""
+    values = _values(config)
+    return "\n".join(f"{name} = {values[name]!r}" for name in _fixed_keys(config))
+
+
+def _fixed_keys(config: RunConfig) -> list[str]:
+    free = set(CHANGEABLE_KEYS if isinstance(config, Config) else CHANGEABLE_EDITR1_KEYS)
+    if config.optimizer.schedule == "cosine":  # its learning rate depends on the total number of steps
         free.discard("run.steps")
-    if isinstance(new, EditR1Config) and new.editr1.mean == "published":  # which averages in micro-batches
+    if isinstance(config, EditR1Config) and config.editr1.mean == "published":  # which averages in micro-batches
         free.discard("run.micro_batch_size")
-    found = []
-    for section in fields(new):
-        if section.name in _CHANGEABLE_SECTIONS:
-            continue
-        before, after = getattr(old, section.name), getattr(new, section.name)
-        for key in fields(before):
-            name, was, now = f"{section.name}.{key.name}", getattr(before, key.name), getattr(after, key.name)
-            if was != now and name not in free:
-                found.append(f"{name} was {was!r} and is now {now!r}")
-    return found
+    return [name for name in _values(config) if name not in free and name.partition(".")[0] not in _CHANGEABLE_SECTIONS]
+
+
+def _values(config: RunConfig) -> dict[str, Any]:
+    """Return {"section.key": value}."""
+    sections = ((section.name, getattr(config, section.name)) for section in fields(config))
+    return {f"{name}.{key.name}": getattr(one, key.name) for name, one in sections for key in fields(one)}
 
 
 @contextmanager

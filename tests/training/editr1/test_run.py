@@ -182,6 +182,45 @@ def test_a_reward_that_is_gone_stops_the_epoch_early(
     assert back.seen == 6
 
 
+def unusable_after(items: int, red_reward: Any) -> Any:
+    """A reward that scores this many pictures, and then none any more."""
+
+    class Unusable(red_reward):
+        def score(self, pictures: Any) -> Any:
+            if self.seen >= items:
+                raise UniWorldError("the token is rejected.")
+            return super().score(pictures)
+
+    return Unusable()
+
+
+def test_a_reward_that_becomes_unusable_loses_no_epoch(
+    tmp_path: Path, config_of: Configure, providers_of: Provide, rows: Rows, red_reward: Any
+) -> None:
+    config = config_of("run.steps=2", "run.save_every=10")
+    with pytest.raises(RunFailed, match=r"the token is rejected\. The pictures are kept: run the same command again"):
+        train_editr1(config, tmp_path / "run", providers_of(unusable_after(9, red_reward)))
+    (first,) = rows(tmp_path / "run")
+    back = red_reward()
+    train_editr1(config, tmp_path / "run", providers_of(back))
+    assert back.seen == 3  # the second group of the second epoch
+    assert [row["step"] for row in rows(tmp_path / "run")] == [1, 2]
+    assert rows(tmp_path / "run")[0] == first
+
+
+def test_pictures_of_other_settings_are_painted_again(
+    tmp_path: Path, config_of: Configure, providers_of: Provide, red_reward: Any
+) -> None:
+    # Both start from the same policy. A run without a checkpoint may start again with other settings.
+    full = ("policy.kind=full", "editr1.old=on_policy", "editr1.groups=1", "run.steps=1")
+    with pytest.raises(RunFailed, match="the token is rejected"):
+        train_editr1(config_of(*full), tmp_path / "run", providers_of(unusable_after(0, red_reward)))
+    (file,) = (tmp_path / "run" / "rollouts").rglob("*.safetensors")
+    before = load_file(file)["latents"]
+    train_editr1(config_of(*full, "editr1.guidance=1.5"), tmp_path / "run", providers_of())
+    assert not torch.equal(load_file(file)["latents"], before)
+
+
 def test_a_watched_reward_is_recorded_and_not_trained_on(
     tmp_path: Path, config_of: Configure, rows: Rows, red_reward: Any
 ) -> None:
