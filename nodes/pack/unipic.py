@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from ...uniworld_core.errors import UniWorldError
 from .. import host
-from ..declare import Input, Inputs, Node, Output, by_id
+from ..declare import Input, Inputs, Node, Output, by_id, validation_result
 from .conditioning import PROMPT, conditioning_of, to_condition
 from .latents import to_latent
 from .sampling import warn_of_size
@@ -42,6 +42,15 @@ class UniPicCondition(Node):
     OUTPUTS = (Output("conditioning", "CONDITIONING", "For UniWorld UniPic Sampler."),)
 
     @classmethod
+    def VALIDATE_INPUTS(cls, prompt: str | None = None, negative: str | None = None) -> bool | str:
+        from ...uniworld_core.families.unipic.prompts import check_words
+
+        checked = validation_result(check_words, prompt)
+        if checked is True and isinstance(negative, str) and negative.strip():
+            return validation_result(check_words, negative, "negative prompt")
+        return checked
+
+    @classmethod
     def inputs(cls) -> Inputs:
         from ...uniworld_core.families.unipic.prompts import EDIT_NEGATIVE, NEGATIVE
 
@@ -72,19 +81,21 @@ class UniPicCondition(Node):
         vae: VAEWire | None = None,
     ) -> tuple[Conditioning]:
         from ...uniworld_core.families.unipic.condition import encode_requests
-        from ...uniworld_core.families.unipic.config import GUIDANCE
-        from ...uniworld_core.families.unipic.prompts import Request
+        from ...uniworld_core.families.unipic.config import GUIDANCE, UNIPIC_LATENTS
+        from ...uniworld_core.families.unipic.prompts import Request, check_words
         from ...uniworld_core.images.pictures import to_rgb
-        from ...uniworld_core.images.sizes import Size
+        from ...uniworld_core.images.sizes import check_size
 
         _check_unipic(dit, self.DISPLAY_NAME)
+        # Everything that needs no weights is checked before they are loaded.
+        size = check_size(side, side, UNIPIC_LATENTS.unit) if side else None
+        check_words(prompt)
         picture, codec = None, None
         if image is not None:
             if len(image) != 1:
                 raise UniWorldError(f"{self.DISPLAY_NAME} edits one image, but the batch has {len(image)}: choose one.")
             codec = _vae_of_unipic(vae, dit, self.DISPLAY_NAME).on_device()
             picture = to_rgb(image[0])
-        size = Size(side, side) if side else None
         condition = encode_requests(dit.on_device(), codec, [Request(prompt, picture)], size, negative.strip() or None)  # type: ignore[arg-type]
         marked = replace(condition, family=dit.facts.family)
         return (conditioning_of(marked, GUIDANCE, dit.facts.latent_format),)
@@ -163,7 +174,7 @@ class UniPicSampler(Node):
         batch_size: int,
         vae: VAEWire | None = None,
     ) -> tuple[Latent]:
-        from ...uniworld_core.families.unipic.painting import paint
+        from ...uniworld_core.families.unipic.painting import check_iterations, paint
         from ...uniworld_core.sampling.sampler import sequence_length
 
         _check_unipic(dit, self.DISPLAY_NAME)
@@ -171,10 +182,12 @@ class UniPicSampler(Node):
         condition = to_condition(conditioning, latents)
         condition.check_family(dit.facts.family)
         size = _size(condition, dit, side)
+        shape = latents.shape(batch_size, size)
+        check_iterations(iterations, shape)
         warn_of_size(dit.facts.native_side, size.height, size.width)
         rgb = latents.rgb if vae is None else _vae_of_unipic(vae, dit, self.DISPLAY_NAME).on_device().rgb  # type: ignore[attr-defined]
         # Guidance doubles the rows.
-        tokens = 2 * batch_size * sequence_length(condition, latents, latents.shape(batch_size, size))
+        tokens = 2 * batch_size * sequence_length(condition, latents, shape)
         painted = paint(
             dit.on_device(working_memory=tokens * dit.facts.token_bytes),  # type: ignore[arg-type]
             condition,

@@ -153,3 +153,29 @@ def test_a_cancelled_run_stops_within_an_iteration(watched: Watched) -> None:
     with pytest.raises(host.Interrupted):
         painted(model, conditioning, iterations=1)
     assert count == 3
+
+
+def test_words_are_checked_with_the_workflow() -> None:
+    validate = UniPicCondition.VALIDATE_INPUTS
+    assert validate("a red ball", "") is True
+    assert validate(None, " ") is True
+    assert "The prompt is empty" in str(validate(" ", "blurry"))
+    assert "The prompt contains <image>" in str(validate("a <image>", None))
+    assert "The negative prompt contains <image>" in str(validate("a red ball", "a <image>"))
+    assert "The negative prompt contains <image>" in str(validate(None, "a <image>"))
+
+
+@pytest.mark.usefixtures("watched")
+def test_values_are_checked_before_the_weights_are_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = load()
+    (conditioning,) = UniPicCondition().execute(model["dit"], "a red ball", "", 0)
+    monkeypatch.setattr(type(model["dit"]), "on_device", lambda *_, **__: pytest.fail("the weights were loaded"))
+    with pytest.raises(UniWorldError, match="The prompt is empty"):
+        UniPicCondition().execute(model["dit"], "", "", 0)
+    for side in (100, 8):
+        with pytest.raises(UniWorldError, match="multiple of 16"):
+            UniPicCondition().execute(model["dit"], "a red ball", "", side)
+        with pytest.raises(UniWorldError, match="multiple of 16"):
+            painted(model, conditioning, side=side)
+    with pytest.raises(UniWorldError, match="iterations is 17; it must be from 1 to the 16 tokens"):
+        painted(model, conditioning, iterations=17)

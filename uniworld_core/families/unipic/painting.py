@@ -70,6 +70,16 @@ def plan(tokens: int, iterations: int, guidance: float, schedule: str) -> list[I
     return made
 
 
+def check_iterations(iterations: int, shape: tuple[int, ...]) -> None:
+    """Check a number of iterations against latents of a shape (B, C, h, w). Raises UniWorldError if it exceeds the tokens."""
+    tokens = shape[-2] * shape[-1]
+    if not isinstance(iterations, int) or not 1 <= iterations <= tokens:
+        raise UniWorldError(
+            f"iterations is {shown(iterations)}; it must be from 1 to the {tokens} tokens of the picture: choose fewer "
+            "iterations or a larger side."
+        )
+
+
 def draw_order(seeds: Sequence[int], tokens: int, channels: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Draw the order (B, L) of the tokens, revealed from its end, and their noise (B, L, S + 1, C).
 
@@ -278,12 +288,7 @@ def _checked(
     temperature: float,
 ) -> Condition:
     """Check the arguments of `paint`, and return the condition with one item per picture."""
-    batch, tokens = shape[0], shape[-2] * shape[-1]
-    if not isinstance(iterations, int) or not 1 <= iterations <= tokens:
-        raise UniWorldError(
-            f"iterations is {shown(iterations)}; it must be from 1 to the {tokens} tokens of the picture: choose fewer "
-            "iterations or a larger side."
-        )
+    check_iterations(iterations, shape)
     if not 0 <= guidance < float("inf"):
         raise UniWorldError(f"guidance is {guidance}; it must be a number of at least 0.")
     if not 0 <= temperature < float("inf"):
@@ -309,7 +314,7 @@ def _checked(
                 f"The picture to edit was encoded at {w}x{h}, but {shape[-1] * UNIPIC_LATENTS.factor}x"
                 f"{shape[-2] * UNIPIC_LATENTS.factor} is to be painted: use the same size for both."
             )
-    return condition.repeat(batch)
+    return condition.repeat(shape[0])
 
 
 def _mask(condition: Condition) -> torch.Tensor:
