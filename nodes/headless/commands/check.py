@@ -14,7 +14,7 @@ from ....uniworld_core.errors import UniWorldError
 from ..check.validate import Validation, validate_prompt
 from ..registry.registry import Registry
 from ..storage.output_folder import check_writable
-from ..workflow.api_form import is_stdout, non_finite_inputs, not_reported, write_api_form
+from ..workflow.api_form import check_target, is_stdout, non_finite_inputs, not_reported, write_api_form
 from ..workflow.file import find_workflow, node_name, read_workflow
 from .place import connect_servers, set_up
 from .values import apply_values
@@ -36,7 +36,10 @@ def check_workflow(arguments: argparse.Namespace) -> int:
             with contextlib.redirect_stdout(out):
                 registry, _ = set_up(arguments)
             check = partial(validate_prompt, registry=registry)
-        workflow = read_workflow(find_workflow(arguments.workflow), registry)
+        file = find_workflow(arguments.workflow)
+        workflow = read_workflow(file, registry)
+        if arguments.api is not None and workflow.replacements is not None:
+            check_target(arguments.api, file)
         notes = apply_values(workflow, registry, arguments)
         checked = check(workflow.prompt)
     notes += checked.notes

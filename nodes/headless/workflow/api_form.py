@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import math
 import os
@@ -61,6 +62,24 @@ def _not_finite(value: object) -> Iterator[float]:
             yield item
         elif isinstance(item, (dict, list)):
             pending += item.values() if isinstance(item, dict) else item
+
+
+def check_target(target: str, source: Path) -> None:
+    """Check that the API form does not replace the workflow in editor form that it is made from.
+
+    Args:
+        target: as for `write_api_form`.
+        source: the workflow's file.
+
+    Raises:
+        UniWorldError: both are the same file. Its layout, notes and subgraphs would be lost.
+    """
+    with contextlib.suppress(OSError):  # there is no such file yet
+        if not is_stdout(target) and expand_path(target).samefile(source):
+            raise UniWorldError(
+                f"--api '{target}' would replace the workflow itself, and the API form has no layout, notes or subgraphs. "
+                "Choose another file."
+            )
 
 
 def write_api_form(prompt: dict[str, object], target: str) -> None:

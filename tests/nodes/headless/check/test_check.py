@@ -129,6 +129,18 @@ def test_the_api_form_goes_to_a_file_or_to_standard_output(call, tmp_path):
     assert call("check", written, "--api", "-")[1] == out
 
 
+def test_the_api_form_does_not_replace_the_workflow_in_editor_form(call, tmp_path):
+    (tmp_path / "link.json").symlink_to("w.json")
+    graph = editor(["area", 8, 8, "disabled"])
+    for target in ("w.json", "link.json", str(tmp_path / "input" / ".." / "w.json")):
+        code, _, err = call("check", graph, "--api", target)
+        assert code == 2
+        assert "would replace the workflow itself" in err
+        assert json.loads((tmp_path / "w.json").read_text()) == graph
+    assert call("check", api(), "--api", "w.json", "--set", "2.width=16")[0] == 0  # nothing is lost
+    assert json.loads((tmp_path / "w.json").read_text())["2"]["inputs"]["width"] == 16
+
+
 def test_the_api_form_is_written_even_if_the_workflow_has_problems(call):
     code, out, err = call("check", editor(["none", 8, 8, "disabled"]), "--api", "-")
     assert code == 2
