@@ -213,6 +213,37 @@ class ImageBatch(Node):
         return (torch.cat((image1, image2)),)
 
 
+class RebatchImages(Node):
+    ID = "RebatchImages"
+    DISPLAY_NAME = "Rebatch Images"
+    CATEGORY = "image/batch"
+    DESCRIPTION = "Splits and joins batches of images into batches of another size; the last one may be smaller."
+    OUTPUTS = (Output("IMAGE", "IMAGE", "A list of batches: the nodes behind it run once for each."),)
+    INPUT_IS_LIST = True
+    OUTPUT_IS_LIST = (True,)
+
+    @classmethod
+    def inputs(cls) -> Inputs:
+        return Input.wire("images", "IMAGE"), Input.integer("batch_size", default=1, min=1, max=4096)
+
+    def execute(self, images: list[torch.Tensor], batch_size: list[int]) -> tuple[list[torch.Tensor]]:
+        for batch in images:
+            _check_batch(batch)
+        every = [image for batch in images for image in batch.split(1)]
+        size = batch_size[0]
+        return ([_joined(every[start : start + size]) for start in range(0, len(every), size)],)
+
+
+def _joined(images: list[torch.Tensor]) -> torch.Tensor:
+    for image in images:
+        if image.shape != images[0].shape:
+            raise UniWorldError(
+                f"A batch would have images of the shapes {list(images[0].shape[1:])} and {list(image.shape[1:])}. Scale "
+                "them to the same size, or set batch_size to 1."
+            )
+    return torch.cat(images)
+
+
 class GetImageSize(Node):
     ID = "GetImageSize"
     DISPLAY_NAME = "Get Image Size"

@@ -17,6 +17,7 @@ NODE_CLASS_MAPPINGS = by_id(
     images.PreviewImage,
     images.ImageScale,
     images.ImageBatch,
+    images.RebatchImages,
     images.GetImageSize,
     masks.MaskToImage,
     masks.ImageToMask,

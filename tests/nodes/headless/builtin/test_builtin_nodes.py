@@ -13,7 +13,14 @@ import pytest
 import torch
 from PIL import Image
 from uniworld.nodes.headless.builtin import images as builtin_images
-from uniworld.nodes.headless.builtin.images import ImageBatch, ImageScale, LoadImage, LoadImageMask, SaveImage
+from uniworld.nodes.headless.builtin.images import (
+    ImageBatch,
+    ImageScale,
+    LoadImage,
+    LoadImageMask,
+    RebatchImages,
+    SaveImage,
+)
 from uniworld.nodes.headless.registry.registry import load_registry
 from uniworld.nodes.headless.storage import pictures
 from uniworld.uniworld_core.errors import UniWorldError
@@ -264,6 +271,28 @@ def test_pictures_with_and_without_transparency_cannot_be_joined():
 def test_a_batch_has_the_size_of_its_first_picture():
     (batch,) = ImageBatch().execute(torch.zeros(1, 4, 6, 3), torch.ones(2, 9, 9, 3))
     assert batch.shape == (3, 4, 6, 3)
+
+
+def test_images_are_rebatched_across_batches():
+    batches = [torch.full((count, 2, 2, 3), value) for count, value in ((3, 0.0), (2, 1.0))]
+    (found,) = RebatchImages().execute(batches, [2])
+    assert [batch[:, 0, 0, 0].tolist() for batch in found] == [[0, 0], [0, 1], [1]]
+    (found,) = RebatchImages().execute([*batches, torch.zeros(1, 4, 4, 3)], [5])
+    assert [len(batch) for batch in found] == [5, 1]
+    with pytest.raises(UniWorldError, match=r"shapes \[2, 2, 3\] and \[4, 4, 3\]"):
+        RebatchImages().execute([*batches, torch.zeros(1, 4, 4, 3)], [6])
+
+
+def test_nodes_run_once_for_each_rebatched_batch(run, place):
+    frames = [Image.new("RGB", (4, 4), color) for color in ("red", "lime", "blue")]
+    frames[0].save(place.input / "three.gif", save_all=True, append_images=frames[1:])
+    result = run({
+        "1": node("LoadImage", image="three.gif"),
+        "2": node("RebatchImages", images=["1", 0], batch_size=2),
+        "3": node("GetImageSize", image=["2", 0]),
+        "4": node("PreviewAny", source=["3", 2]),
+    })  # fmt: skip
+    assert result.ui["4"]["text"] == ["2", "1"]
 
 
 @pytest.mark.parametrize(("value", "text"), [
