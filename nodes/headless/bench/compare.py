@@ -34,12 +34,18 @@ def compare(first: Path, second: Path) -> tuple[dict[str, Difference], int, list
         ("split", one["settings"].get("split"), other["settings"].get("split")),
         ("judge model", _model(one), _model(other)),
         ("temperature of the judge", _temperature(one), _temperature(other)),
+        ("set of parameters that the judge rejects", _omitted(one), _omitted(other)),
         ("scoring mode", one.get("scoring"), other.get("scoring")),
     ):
         if value != second_value:
             raise UniWorldError(
                 f"The runs cannot be compared: the {what} of '{first}' is {value}, and that of '{second}' {second_value}."
             )
+    if plan.prompts != other_plan.prompts:
+        raise UniWorldError(
+            f"The runs cannot be compared: the judge prompts of '{first}' and '{second}' differ. Measure both with the "
+            "files of one download."
+        )
     values, others = _values(first, plan, one), _values(second, other_plan, other)
     items = {item.id: item for item in plan.items}
     shared = [place for place in values if place in others and place[0] in items]
@@ -71,6 +77,10 @@ def _model(result: dict[str, Any]) -> str | None:
 
 def _temperature(result: dict[str, Any]) -> float | None:
     return result["judge"]["temperature"] if result.get("judge") else None
+
+
+def _omitted(result: dict[str, Any]) -> str:
+    return ", ".join(sorted(result["judge"]["omitted"]) if result.get("judge") else []) or "empty"
 
 
 def _values(folder: Path, plan: BenchPlan, result: dict[str, Any]) -> dict[_Place, Values]:

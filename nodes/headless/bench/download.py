@@ -11,13 +11,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from PIL import Image
-
 from ....uniworld_core.errors import UniWorldError, brief, shown
 from ....uniworld_core.files import sha256_file
 from ....uniworld_core.json_text import BadJson, loads
+from .damaged import pointer_problem, unreadable
 
 MAX_BYTES = 512 * 2**20
+# The package `datasets` writes cache-*.arrow beside a data set, with rows of it.
+_CACHE = "cache-"
 
 
 class Download:
@@ -74,29 +75,42 @@ class Download:
         if not found:
             raise self.missing(f"the file '{names[0]}'" + (f" (or '{names[1]}')" if len(names) > 1 else ""))
         if len({sha256_file(path) for path in found}) > 1:
-            listed = ", ".join(f"'{path}'" for path in found)
-            raise UniWorldError(
-                f"There are several versions of '{names[0]}': {listed}. Pass the folder of one as --data."
-            )
+            raise self._several(f"'{names[0]}'", found)
         return found[0]
 
     def shards(self, *patterns: str) -> list[Path]:
-        """Return all files that match a pattern, which may be shards such as "train-00000-of-00007.parquet".
+        """Return the files of a data set that match a pattern, which may be shards: "train-00000-of-00007.parquet".
+
+        Copies of a file, hidden files, and the files in which the package `datasets` caches results, are left out.
 
         Raises:
-            UniWorldError: a shard is missing.
+            UniWorldError: a shard is missing, or there are several data sets.
         """
-        found = self.all(*patterns)
-        names = {path.name for path in found}
-        for path in found:
-            parts = re.fullmatch(r"(.*-)(\d{5})-of-(\d{5})(\..*)", path.name)
+        found: dict[str, Path] = {}
+        for path in self.all(*patterns):
+            if path.name.startswith((".", _CACHE)):
+                continue
+            other = found.setdefault(path.name, path)
+            if other is not path and sha256_file(other) != sha256_file(path):
+                raise self._several(f"'{path.name}'", [other, path])
+        sets: dict[tuple[str, ...], Path] = {}
+        for name, path in found.items():
+            parts = re.fullmatch(r"(.*-)(\d{5})-of-(\d{5})(\..*)", name)
             if parts is None:
+                sets.setdefault((), path)
                 continue
             start, _, count, end = parts.groups()
+            sets.setdefault((start, count, end), path)
             for number in range(int(count)):
-                if (name := f"{start}{number:05d}-of-{count}{end}") not in names:
-                    raise self.missing(f"the file '{name}'")
-        return found
+                if (shard := f"{start}{number:05d}-of-{count}{end}") not in found:
+                    raise self.missing(f"the file '{shard}'")
+        if len(sets) > 1:
+            raise self._several("the data set", list(sets.values()))
+        return [found[name] for name in sorted(found)]
+
+    def _several(self, what: str, paths: Sequence[Path]) -> UniWorldError:
+        listed = ", ".join(f"'{path}'" for path in paths)
+        return UniWorldError(f"There are several versions of {what}: {listed}. Pass the folder of one as --data.")
 
     def optional(self, *names: str) -> Path | None:
         """Return the first file with one of some names, if there is one."""
@@ -107,6 +121,9 @@ class Download:
         try:
             if path.stat().st_size > MAX_BYTES:
                 raise UniWorldError(f"'{path}' is larger than {MAX_BYTES // 2**20} MiB. Download it again.")
+            problem = pointer_problem(path)
+            if problem is not None:
+                raise UniWorldError(f"'{path}' {problem}")
             text = path.read_text(encoding="utf-8-sig")
             self.record(path, sha256_file(path))
         except UnicodeDecodeError as error:
@@ -198,7 +215,7 @@ class Download:
 
 
 def parquet_rows(download: Download, columns: Sequence[str], instead: str) -> tuple[list[Mapping[str, Any]], Path]:
-    """Return the rows of the one parquet file of a download, and its path.
+    """Return the rows of the parquet files of a download, and the path of the first.
 
     Args:
         instead: the file that is missing if there is no parquet file.
@@ -206,23 +223,25 @@ def parquet_rows(download: Download, columns: Sequence[str], instead: str) -> tu
     Raises:
         UniWorldError: there is none, it lacks a column, or pyarrow is not installed.
     """
-    if not download.shards("*.parquet"):
+    paths = download.shards("*.parquet")
+    if not paths:
         raise download.missing(instead)
-    path = download.one("*.parquet")
     if importlib.util.find_spec("pyarrow") is None:
         raise UniWorldError("Parquet files need the package pyarrow. Install it with: pip install 'uniworld[bench]'")
     import pyarrow
     from pyarrow import parquet
 
-    try:
-        lacking = [name for name in columns if name not in parquet.read_schema(path).names]
-        if lacking:
-            raise UniWorldError(f"'{path}' has no column '{lacking[0]}'. Pass another download as --data.")
-        rows = parquet.read_table(path, columns=list(columns)).to_pylist()
-    except (pyarrow.ArrowException, OSError) as error:
-        raise UniWorldError(f"'{path}' cannot be read: {brief(error)}. Download it again.") from error
-    download.record(path, sha256_file(path))
-    return rows, path
+    rows: list[Mapping[str, Any]] = []
+    for path in paths:
+        try:
+            lacking = [name for name in columns if name not in parquet.read_schema(path).names]
+            if lacking:
+                raise UniWorldError(f"'{path}' has no column '{lacking[0]}'. Pass another download as --data.")
+            rows += parquet.read_table(path, columns=list(columns)).to_pylist()
+        except (pyarrow.ArrowException, OSError) as error:
+            raise unreadable(path, error) from error
+        download.record(path, sha256_file(path))
+    return rows, paths[0]
 
 
 def filled(template: str, fields: Mapping[str, str]) -> str:
@@ -266,23 +285,6 @@ def is_relative(name: str) -> bool:
 def is_unicode(text: str) -> bool:
     """Whether a text can be written as UTF-8: JSON and Python can escape halves of a character."""
     return not any("\ud800" <= letter <= "\udfff" for letter in text)
-
-
-def picture_problem(path: Path) -> str | None:
-    """Return why a picture cannot be used; None if it can."""
-    if not path.is_file():
-        return "the file is missing"
-    try:
-        with Image.open(path) as picture:
-            picture.verify()
-            whole = picture.format == "PNG"  # verified with its checksums; other formats must be decoded
-        if not whole:
-            with Image.open(path) as picture:
-                picture.draft("RGB", (1, 1))  # JPEG is decoded at an eighth of its size, which is faster
-                picture.load()
-    except Exception as error:  # whatever Pillow's decoders raise
-        return f"the file is damaged ({brief(error)})"
-    return None
 
 
 def text_of(record: Mapping[str, Any], key: str, where: str) -> str:

@@ -176,11 +176,12 @@ def judge_run(
         else:
             _announce(first, len(subjects), asks, limits)
         judge = open_judge()
+        judge.omitted.extend(omitted)
         bar = _JudgeBar(len(subjects), len(subjects) - len(first), on_progress)
 
         def record() -> None:
             # Not earlier: a wrong option must not fix the judge of a run without replies.
-            _record(run, replace(settings, omitted=tuple(dict.fromkeys([*omitted, *judge.omitted]))))
+            _record(run, replace(settings, omitted=tuple(judge.omitted)))
 
         judging = Judging(judge, replies, limits, digest, bar.update, record)
         try:

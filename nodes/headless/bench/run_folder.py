@@ -12,7 +12,7 @@ from ....uniworld_core.errors import UniWorldError
 from ....uniworld_core.files import PART_SUFFIX, remove_stale_parts, sha256_file, write_atomic
 from ....uniworld_core.json_text import BadJson, loads
 from .batch_records import clear_records, read_records, record_problem, unused
-from .download import picture_problem
+from .damaged import picture_problem
 from .items import BenchItem
 from .judging.replies import read_replies
 from .plan import BenchPlan, difference_of

@@ -6,10 +6,8 @@ The package's own retries are off: the loop in `run.py` must know about every fa
 from __future__ import annotations
 
 import asyncio
-import email.utils
 import importlib.util
 import ipaddress
-import math
 import os
 import time
 from types import NoneType
@@ -20,15 +18,22 @@ from .....uniworld_core.errors import RunFailed, UniWorldError
 from .ask import Ask
 from .http import BadBody, http_client
 from .replies import JudgeReply
+from .server_errors import (
+    MAX_MESSAGE,
+    NO_QUOTA,
+    REFUSALS,
+    TEMPLATE,
+    codes_of,
+    message_of,
+    rejected_parameter,
+    retry_after,
+    shown_address,
+)
 
 KEY_VARIABLE = "OPENAI_API_KEY"
 OPENAI_URL = "https://api.openai.com/v1"
-# Parameters of the chat template, for vLLM and similar servers.
-_TEMPLATE = "chat_template_kwargs"
-# Parameters that some servers or models reject. They are omitted after the first rejection.
-_OPTIONAL = ("temperature", "max_tokens", "max_completion_tokens", _TEMPLATE)
-_REFUSALS = ("content_filter", "content_policy_violation", "ResponsibleAIPolicyViolation")
-_MAX_MESSAGE = 200
+# Ends of a reply that is not complete because the server failed.
+_BROKEN_OFF = ("error", "abort")
 _MAX_TOKENS = 10**9
 
 
@@ -55,7 +60,8 @@ class Judge(Protocol):
         model: name of the model, part of the hash of each request.
         identity: what the result says about the judge.
         notes: sentences for the user, such as which parameters the server rejected.
-        omitted: names of parameters that the questions have but the server rejects, so that they are not sent.
+        omitted: names of parameters that the questions have but the server rejects, so that they are not sent. Those of an
+            earlier run can be added.
     """
 
     model: str
@@ -103,7 +109,7 @@ class OpenAIJudge:
         self._client = AsyncOpenAI(
             base_url=address, api_key=self._key, max_retries=0, timeout=timeout, http_client=http_client()
         )
-        self._rejected: set[str] = set()
+        self._is_limit_renamed = False
         self.omitted: list[str] = []
 
     async def close(self) -> None:
@@ -117,25 +123,23 @@ class OpenAIJudge:
         messages = await asyncio.to_thread(ask.messages)
         while True:
             template = None if ask.thinking is None else {"enable_thinking": ask.thinking}
-            values = {"temperature": ask.temperature, self._limit_name: ask.max_tokens, _TEMPLATE: template}
-            options = {
-                name: value for name, value in values.items() if value is not None and name not in self._rejected
-            }
+            values = {"temperature": ask.temperature, self._limit_name: ask.max_tokens, TEMPLATE: template}
+            options = {name: value for name, value in values.items() if value is not None and name not in self.omitted}
             try:
                 # The client's own timeout is for each packet, so that a server which sends slowly could take forever.
                 sent = self._client.chat.completions.create(  # type: ignore[call-overload]
                     model=self.model,
                     messages=messages,
                     extra_headers={"Idempotency-Key": about.key, "Accept-Encoding": "identity"},
-                    extra_body={name: options[name] for name in (_TEMPLATE,) if name in options},
-                    **{name: value for name, value in options.items() if name != _TEMPLATE},
+                    extra_body={name: options[name] for name in (TEMPLATE,) if name in options},
+                    **{name: value for name, value in options.items() if name != TEMPLATE},
                 )
                 completion = await asyncio.wait_for(sent, self._timeout)
-            except openai.BadRequestError as error:
-                if _code(error) in _REFUSALS:
+            except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
+                if codes_of(error) & REFUSALS:
                     return _with(about, None, refused="the server's content filter rejected the request")
                 if not self._omit(error, options):
-                    raise JudgeRejected(self._sentence(error)) from error
+                    raise self._failure(error) from error
             except openai.APIStatusError as error:
                 raise self._failure(error) from error
             except (openai.APITimeoutError, asyncio.TimeoutError) as error:
@@ -154,18 +158,18 @@ class OpenAIJudge:
     @property
     def _limit_name(self) -> str:
         # Newer models of OpenAI only know the second name.
-        return "max_completion_tokens" if "max_tokens" in self._rejected else "max_tokens"
+        other = "max_completion_tokens"
+        return other if self._is_limit_renamed or other in self.omitted else "max_tokens"
 
     def _omit(self, error: Any, options: dict[str, Any]) -> bool:
         """Omit the parameter that the server rejects from now on. Returns False if it rejects something else."""
-        body = error.body if isinstance(error.body, dict) else {}
-        named = body.get("param") or next((name for name in _OPTIONAL if name in str(body.get("message"))), None)
+        named = rejected_parameter(error)
         if named not in options:
             return False
-        if named in self._rejected:  # by the response to another request meanwhile
-            return True
-        self._rejected.add(named)
+        if named in self.omitted or (named == "max_tokens" and self._is_limit_renamed):
+            return True  # by the response to another request meanwhile
         if named == "max_tokens":
+            self._is_limit_renamed = True
             self.notes.append("The judge rejects the parameter max_tokens; max_completion_tokens is sent instead.")
         else:
             self.omitted.append(named)
@@ -173,16 +177,16 @@ class OpenAIJudge:
         return True
 
     def _failure(self, error: Any) -> Exception:
-        status, code = error.status_code, _code(error)
-        if code == "insufficient_quota":
+        status, codes = error.status_code, codes_of(error)
+        if status == 402 or codes & NO_QUOTA:
             return RunFailed(
                 "The judge's quota is exhausted. Add credit, then run the same command again; recorded replies are kept."
             )
-        if status in (401, 403):
+        if status in (401, 403) or "invalid_api_key" in codes:
             return RunFailed(f"The judge rejects the key (status {status}). Set {KEY_VARIABLE} to a valid key.")
         if 300 <= status < 400:
             return RunFailed(
-                f"The judge's server redirects to '{_shown_address(error.response)}'. Check that address, and pass it as --judge."
+                f"The judge's server redirects to '{shown_address(error.response)}'. Check that address, and pass it as --judge."
             )
         if status in (404, 405):
             return RunFailed(
@@ -190,19 +194,14 @@ class OpenAIJudge:
                 f"{status}). Check --judge, which usually ends in /v1, and --judge-model."
             )
         if status == 429:
-            return JudgeBusy(_retry_after(error.response.headers))
+            return JudgeBusy(retry_after(error.response.headers))
         if status >= 500 or status in (408, 409):
             return JudgeDown(f"the judge's server reports an error (status {status})")
         return JudgeRejected(self._sentence(error))
 
     def _sentence(self, error: Any) -> str:
-        body = error.body if isinstance(error.body, dict) else {}
-        message = " ".join(str(body.get("message") or "").split()).replace(self._key, "***")[:_MAX_MESSAGE]
+        message = message_of(error).replace(self._key, "***")[:MAX_MESSAGE]
         return f"the judge rejects the request (status {error.status_code}{': ' + message if message else ''})"
-
-
-def _shown_address(response: Any) -> str:
-    return "".join(one for one in str(response.headers.get("location")) if one.isprintable())[:_MAX_MESSAGE]
 
 
 def _read(completion: Any, about: JudgeReply) -> JudgeReply:
@@ -214,6 +213,8 @@ def _read(completion: Any, about: JudgeReply) -> JudgeReply:
     if not hasattr(message, "content") or not all(isinstance(one, (str, NoneType)) for one in (content, refusal)):
         raise JudgeDown("the judge's response is not a chat completion")
     finish = getattr(choice, "finish_reason", None)
+    if finish in _BROKEN_OFF:
+        raise JudgeDown("the judge's server broke off the reply")
     refused = refusal or ("the server's content filter removed the reply" if finish == "content_filter" else None)
     usage = getattr(completion, "usage", None)
     return _with(
@@ -237,29 +238,6 @@ def _with(about: JudgeReply, text: str | None, **values: Any) -> JudgeReply:
     from dataclasses import replace
 
     return replace(about, text=text, time=round(time.time(), 3), **values)
-
-
-def _code(error: Any) -> str:
-    body = error.body if isinstance(error.body, dict) else {}
-    return str(body.get("code") or body.get("type") or "")
-
-
-def _retry_after(headers: Any) -> float | None:
-    """Return the seconds to wait by the response's headers; None if they do not say."""
-    for name, scale in (("retry-after-ms", 1e-3), ("retry-after", 1.0)):
-        value = headers.get(name)
-        if value is None:
-            continue
-        try:
-            seconds = float(value) * scale
-        except ValueError:
-            try:
-                seconds = email.utils.parsedate_to_datetime(value).timestamp() - time.time()
-            except (ValueError, TypeError):
-                continue
-        if math.isfinite(seconds):
-            return max(seconds, 0.0)
-    return None
 
 
 def _checked(url: str) -> str:

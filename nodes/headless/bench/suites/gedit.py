@@ -14,9 +14,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .....uniworld_core.errors import UniWorldError, brief, shown
+from .....uniworld_core.errors import UniWorldError, shown
 from .....uniworld_core.files import write_atomic
-from ..download import Download, filled, is_relative, picture_problem
+from ..damaged import picture_problem, unreadable
+from ..download import Download, filled, is_relative
 from ..items import SAME_RESULT, BenchItem, BenchItems, BenchScores, PublishedResult, Suite, SuiteOptions, Values
 from ..judging.ask import Ask, AskPicture
 from ..scoring import gedit
@@ -153,7 +154,7 @@ def _rows(download: Download, files: Sequence[Path], language: str) -> Iterator[
                     if found == language:
                         yield batch.slice(place, 1).to_pylist()[0]
         except (pyarrow.ArrowException, OSError) as error:
-            raise UniWorldError(f"'{path}' cannot be read: {brief(error)}. Download it again.") from error
+            raise unreadable(path, error) from error
         download.record(path, f"{path.stat().st_size} bytes")
 
 

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from .....uniworld_core.errors import UniWorldError, shown
-from ..download import Download, is_relative, picture_problem, root_of, text_of
+from ..damaged import picture_problem
+from ..download import Download, is_relative, root_of, text_of
 from ..items import BenchItem, BenchItems, BenchScores, PublishedResult, Suite, SuiteOptions, Values
 from ..judging.ask import Ask, AskPicture
 from ..scoring import imgedit

@@ -13,7 +13,8 @@ from typing import Any
 
 from .....uniworld_core.errors import UniWorldError, shown
 from .....uniworld_core.json_text import BadJson, loads
-from ..download import Download, is_relative, picture_problem, root_of, text_of
+from ..damaged import picture_problem
+from ..download import Download, is_relative, root_of, text_of
 from ..items import BenchItem, BenchItems, BenchScores, Suite, SuiteOptions, Values
 from ..judging.ask import Ask
 from ..scoring.outcome import Mode, Unscored

@@ -123,12 +123,25 @@ def test_one_unreadable_reply_of_two_leaves_gedits_item_unscored(tmp_path: Path,
     assert reason == "SC: the reply contains no scores"
 
 
+_POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 5\n"
+
+
+def _other_data_set(folder: Path, name: str) -> None:
+    gedit(folder / "other", groups=("style_change",))
+    (folder / "other" / "viescore" / "vie_prompts.py").unlink()
+    next((folder / "other").glob("*.parquet")).rename(folder / "other" / f"{name}.parquet")
+
+
 @pytest.mark.parametrize(
     ("break_it", "sentence"),
     [
         (lambda folder: (folder / "viescore" / "vie_prompts.py").unlink(), "needs the file 'vie_prompts.py'"),
         (lambda folder: next(folder.glob("*.parquet")).unlink(), "needs its data set"),
-        (lambda folder: next(folder.glob("*.parquet")).write_bytes(b"PAR1 half"), "cannot be read"),
+        (lambda folder: next(folder.glob("*.parquet")).write_bytes(b"PAR1 half"), r"cannot be read: .*[^.]\. Download"),
+        (lambda folder: next(folder.glob("*.parquet")).write_bytes(_POINTER), "git lfs pull"),
+        (lambda folder: (folder / "viescore" / "vie_prompts.py").write_bytes(_POINTER), "git lfs pull"),
+        (lambda folder: _other_data_set(folder, "train-00000-of-00001"), "several versions of 'train-00000-of-00001"),
+        (lambda folder: _other_data_set(folder, "test-00000-of-00001"), "several versions of the data set"),
     ],
 )
 def test_an_incomplete_gedit_is_named(tmp_path: Path, break_it: Callable[[Path], object], sentence: str) -> None:
@@ -136,6 +149,17 @@ def test_an_incomplete_gedit_is_named(tmp_path: Path, break_it: Callable[[Path],
     break_it(tmp_path)
     with pytest.raises(UniWorldError, match=sentence):
         GEditSuite().read([tmp_path], SuiteOptions("en"), tmp_path / "sources")
+
+
+@pytest.mark.parametrize("arrow", [False, True], ids=["parquet", "arrow"])
+def test_copies_and_caches_of_a_data_set_are_not_read_again(tmp_path: Path, arrow: bool) -> None:
+    gedit(tmp_path, arrow=arrow)
+    (tmp_path / "copy").mkdir()
+    file = next(tmp_path.glob("*-of-*"))
+    for name in (file.name, f"._{file.name}", *(["cache-0123.arrow"] if arrow else [])):
+        (tmp_path / "copy" / name).write_bytes(file.read_bytes())
+    read = GEditSuite().read([tmp_path], SuiteOptions("en"), tmp_path / "sources")
+    assert len(read.items) == 4
 
 
 @pytest.mark.parametrize("arrow", [False, True], ids=["parquet", "arrow"])

@@ -14,6 +14,7 @@ from PIL import Image
 from uniworld.__main__ import main
 from uniworld.nodes.headless.bench import statistics
 from uniworld.nodes.headless.bench.judging.ask import Ask, AskPicture
+from uniworld.nodes.headless.bench.judging.identity import identity_of
 from uniworld.nodes.headless.bench.judging.local import IMGEDIT_PIXELS, LocalJudge, _limit_pixels
 from uniworld.nodes.headless.bench.judging.replies import JudgeReply
 from uniworld.uniworld_core.errors import UniWorldError
@@ -47,6 +48,17 @@ def test_a_model_of_transformers_replies_greedily(llava: Path, tmp_path: Path) -
     assert first == reply(judge, tmp_path / "a.png")
     assert "ANSWER:" not in first  # only what the model has written
     assert isinstance(reply(judge, tmp_path / "a.png", system="Be strict.", pictures_first=True), str)
+
+
+def test_a_model_with_other_weights_has_another_name(llava: Path, tmp_path: Path) -> None:
+    other = tmp_path / llava.name
+    shutil.copytree(llava, other)
+    assert identity_of(other) == identity_of(llava)
+    weights = next(other.glob("*.safetensors"))
+    data = bytearray(weights.read_bytes())
+    data[len(data) // 2 :] = bytes(len(data) - len(data) // 2)
+    weights.write_bytes(data)
+    assert identity_of(other) != identity_of(llava)
 
 
 def test_a_run_with_a_uniworld_checkpoint_is_recorded_and_not_repeated(

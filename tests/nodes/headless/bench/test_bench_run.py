@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import partialmethod
@@ -214,6 +216,30 @@ def test_a_rejected_parameter_is_omitted_once_and_named(bench: Runner) -> None:
     assert json.loads((bench.out / "judge.json").read_bytes())["omitted"] == ["temperature"]
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        {"detail": [{"type": "extra_forbidden", "loc": ["body", "temperature"], "msg": "Extra inputs"}]},
+        {"message": "'temperature' does not support 0"},
+    ],
+    ids=["fastapi", "message"],
+)
+def test_a_rejected_parameter_is_not_sent_again_by_a_run_that_continues(bench: Runner, error: dict[str, Any]) -> None:
+    def script(request: Request) -> Answer:
+        if "temperature" in request.body:
+            return Answer(status=422, error=error)
+        return Answer(GOOD) if number_of(request) < 3 else Answer(status=400)
+
+    with serving(script) as fake:
+        assert bench(fake, "--temperature", "0", "--parallel", "1")[0] == 1
+        assert sum("temperature" in one.body for one in fake.requests) == 1
+        fake.requests.clear()
+        fake.script = lambda request: Answer(GOOD)
+        assert bench(fake, "--temperature", "0")[0] == 0
+        assert not [one for one in fake.requests if "temperature" in one.body]
+    assert bench.result["judge"]["omitted"] == ["temperature"]
+
+
 def test_a_judge_without_a_reply_is_named(bench: Runner) -> None:
     with serving(lambda request: Answer(status=400)) as fake:
         code, out, _ = bench(fake)
@@ -227,10 +253,13 @@ def test_a_judge_without_a_reply_is_named(bench: Runner) -> None:
     [
         (Answer(status=401, error={"message": f"Incorrect API key provided: {KEY}"}), "Set OPENAI_API_KEY"),
         (Answer(status=429, error={"code": "insufficient_quota"}), "quota is exhausted"),
+        (Answer(status=429, error={"code": "429", "type": "insufficient_quota"}), "quota is exhausted"),
+        (Answer(status=402, error={"message": "Insufficient Balance"}), "quota is exhausted"),
+        (Answer(status=400, error={"code": "billing_hard_limit_reached"}), "quota is exhausted"),
         (Answer(status=404, error={"code": "model_not_found"}), "knows no model 'gpt-4.1'"),
         (Answer(status=405), "usually ends in /v1"),
     ],
-    ids=["key", "quota", "model", "address"],
+    ids=["key", "quota", "quota_by_type", "balance", "limit_of_billing", "model", "address"],
 )
 def test_a_failure_that_cannot_pass_stops_at_once(bench: Runner, fault: Answer, sentence: str) -> None:
     with serving(lambda request: fault) as fake:
@@ -433,6 +462,31 @@ def test_two_runs_are_compared_on_the_results_that_both_have(bench: Runner) -> N
     assert found == {"difference": pytest.approx(1.0), "low": None, "high": None}  # of three source pictures
 
 
+@pytest.mark.parametrize(
+    ("file", "old", "new", "sentence"),
+    [
+        ("plan.json", "Rate the edit.", "Judge the edit.", "the judge prompts of"),
+        (
+            "result.json",
+            '"omitted": []',
+            '"omitted": ["temperature"]',
+            "the set of parameters that the judge rejects of",
+        ),
+    ],
+)
+def test_runs_of_other_questions_are_not_compared(bench: Runner, file: str, old: str, new: str, sentence: str) -> None:
+    with serving(lambda request: Answer(GOOD)) as fake:
+        assert bench(fake, "--limit", "1")[0] == 0
+    other = bench.folder / "other"
+    shutil.copytree(bench.out, other)
+    text = (other / file).read_text()
+    assert old in text
+    (other / file).write_text(text.replace(old, new))
+    code, _, err = bench.command("bench", "compare", str(bench.out), str(other))
+    assert code == 2
+    assert f"cannot be compared: {sentence}" in err
+
+
 def test_a_comparison_reads_the_replies_and_not_an_older_result(bench: Runner) -> None:
     with serving(lambda request: Answer(GOOD) if number_of(request) < 2 else Answer(status=500)) as fake:
         assert bench(fake)[0] == 1
@@ -545,14 +599,15 @@ def _body(**parts: Any) -> str:
         Answer(raw="[" * 200_000),
         Answer(raw=" " * (MAX_BODY + 1)),
         Answer(raw=_body(), headers={"Content-Encoding": "br"}),
+        Answer(GOOD, finish="error"),
     ],
-    ids=["mapping", "number", "text", "content", "grade", "refusal", "deep", "huge", "compressed"],
+    ids=["mapping", "number", "text", "content", "grade", "refusal", "deep", "huge", "compressed", "broken_off"],
 )
 def test_a_response_of_another_form_is_no_reply(bench: Runner, answer: Answer) -> None:
     with serving(lambda request: answer if number_of(request) == 2 else Answer(GOOD)) as fake:
         code, _, err = bench(fake)
         assert code == 1
-        assert "the judge's response" in err
+        assert re.search("the judge's (response|server broke off the reply)", err)
         assert Counter(number_of(one) for one in fake.requests)[2] == 5
     assert bench.result["tables"]["published"]["counts"]["open"] == 1
     assert len(bench.replies) == ITEMS - 1
