@@ -145,7 +145,7 @@ def _of_repaired(text: str) -> dict[str, Any] | None:
     That quotes every word before a colon. Then it rewrites what is between each quoted key and the next comma or brace: a
     number becomes a list, and everything but booleans and null is quoted. Lists, and texts with a comma, do not survive it.
     """
-    text = re.sub(r"\w+(?=:)", r'"\g<0>"', text)
+    text = re.sub(r"\b\w+(?=:)", r'"\g<0>"', text)
     pieces = []
     place = 0
     while (start := text.find('"', place)) >= 0 and (end := text.find('":', start + 1)) >= 0:

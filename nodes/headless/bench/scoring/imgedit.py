@@ -17,7 +17,7 @@ OLD_TYPES = {"alter": "adjust"}
 
 # The judge is asked for a score from 1 to 5 for each of three criteria.
 CRITERIA, LOWEST, HIGHEST = 3, 1, 5
-_STRICT_LINE = re.compile(r"[-*\s]*(?P<name>[^:*]+?)\s*\**\s*:\s*\**\s*(?P<score>[0-9]+)\s*(?:/\s*5)?\s*[.*]*\s*$")
+_STRICT_SCORE = re.compile(r"([0-9]+) ?(?:/ ?5)? ?[.*]* ?")
 _REASONING = "brief reasoning"
 
 
@@ -50,7 +50,7 @@ def read_uge(reply: object, mode: Mode = "strict") -> float | Unscored:
         return read_basic(reply, "published")
     if not isinstance(reply, str):
         return Unscored("there is no reply")
-    found = re.findall(r"score\s*\**\s*:\s*\**\s*([0-9]+(?:\.[0-9]+)?)", reply, re.IGNORECASE)
+    found = re.findall(r"score\s*(?:\*+\s*)?:\s*(?:\*+\s*)?([0-9]+(?:\.[0-9]+)?)", reply, re.IGNORECASE)
     if not found:
         return Unscored("no line gives a score")
     return _in_range(found[-1])
@@ -101,13 +101,15 @@ def _published_scores(reply: str) -> list[int] | Unscored:
 def _strict_scores(reply: str) -> list[float] | Unscored:
     found: dict[str, str] = {}
     for line in reply.splitlines():
-        match = _STRICT_LINE.match(line.strip())
-        if match is None or match["name"].strip().lower() == _REASONING:
+        # With single spaces: a regular expression would need minutes for a long run of them.
+        before, _, after = " ".join(line.split()).partition(":")
+        name = before.lstrip("-* ").rstrip("* ").lower()
+        match = _STRICT_SCORE.fullmatch(after.lstrip("* "))
+        if match is None or not name or "*" in name or name == _REASONING:
             continue
-        name = match["name"].strip().lower()
         if name in found:
             return Unscored(f"'{name}' is scored twice")
-        found[name] = match["score"]
+        found[name] = match[1]
     if len(found) != CRITERIA:
         return Unscored(f"{len(found)} criteria are scored, expected {CRITERIA}")
     scores = [_in_range(text) for text in found.values()]

@@ -46,7 +46,8 @@ def verdict(reply: object, mode: Mode = "strict") -> bool | Unscored:
     if mode == "published":
         found = re.search(r"Score:\s*(YES|NO)", reply, re.IGNORECASE)
         return Unscored("no line gives a score") if found is None else found[1].upper() == "YES"
-    words = re.findall(r"score\W*:\W*([a-z]+(?: [a-z]+)?)", reply, re.IGNORECASE)
+    pairs = re.findall(r"score(?=(\W+)([a-z]+(?: [a-z]+)?))", reply, re.IGNORECASE)
+    words = [word for between, word in pairs if ":" in between]
     verdicts = {word.split()[0].upper() for word in words}
     if verdicts not in ({"YES"}, {"NO"}):
         return Unscored(f"expected one score of YES or NO, and got {', '.join(sorted(verdicts)) or 'none'}")

@@ -104,7 +104,8 @@ def read_legacy(reply: object, mode: Mode = "strict") -> float | Unscored:
 def _criteria(reply: str, mode: Mode) -> dict[str, list[str]]:
     """Return the scores of each criterion, in order."""
     digits = r"(\d)" if mode == "published" else r"(-?[0-9]+(?:\.[0-9]+)?)"
-    colon = r"\s*:?\s*" if mode == "published" else r"\s*\*{0,2}\s*[:：=]?\s*\*{0,2}\s*"
+    # Optional parts hold the spaces behind them, so that a long run of spaces can match in one way only.
+    colon = r"\s*(?::\s*)?" if mode == "published" else r"\s*(?:\*{1,2}\s*)?(?:[:：=]\s*)?(?:\*{1,2}\s*)?"
     scores: dict[str, list[str]] = {}
     for name, score in re.findall(
         rf"(consistency|realism|aesthetic quality)\*{{0,2}}{colon}{digits}", reply, re.IGNORECASE
@@ -123,8 +124,15 @@ def _bare_lines(reply: str, digits: str, mode: Mode) -> list[str]:
 
 def without_thinking(reply: str) -> str:
     """Remove a thinking model's thoughts from its reply, as the verified edition's script does before it reads the reply."""
-    reply = re.sub(r"<think>.*?</think>\s*", "", reply, flags=re.DOTALL)
-    return re.sub(r"</think>\s*", "", reply).strip()
+    return re.sub(r"</think>\s*", "", _without_thoughts(reply)).strip()
+
+
+def _without_thoughts(reply: str) -> str:
+    kept, end_mark = [], "</think>"
+    while (start := reply.find("<think>")) >= 0 and (end := reply.find(end_mark, start)) >= 0:
+        kept.append(reply[:start])
+        reply = reply[end + len(end_mark) :].lstrip()
+    return "".join([*kept, reply])
 
 
 def read_verified(reply: object, mode: Mode = "strict") -> float | Unscored:
@@ -137,10 +145,10 @@ def read_verified(reply: object, mode: Mode = "strict") -> float | Unscored:
     if not isinstance(reply, str):
         return Unscored("there is no reply")
     if mode == "published":
-        match = re.search(r"score\*{0,2}\s*:?\s*([01])\b", reply, re.IGNORECASE)
+        match = re.search(r"score\*{0,2}\s*(?::\s*)?([01])\b", reply, re.IGNORECASE)
         found = [match[1]] if match else []
     else:
-        reply = re.sub(r"<think>.*?</think>", "", reply, flags=re.DOTALL)
+        reply = _without_thoughts(reply)
         found = re.findall(r"\bscore\W{0,4}[:：=]\W{0,4}(-?[0-9]+(?:\.[0-9]+)?)", reply, re.IGNORECASE)
     if not found:
         bare = _bare_lines(reply, "01", mode)
