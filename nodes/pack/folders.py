@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -139,6 +139,13 @@ def model_folder(kind: str, name: str) -> Path:
     if name not in choices:
         raise _not_listed(name, choices, kind)
     return choices[name]
+
+
+def folder_state(folders: Iterable[Path]) -> str:
+    """Return the names, sizes and modification times of the files in folders and in the folders directly inside them."""
+    files = sorted({file for folder in folders for pattern in ("*", "*/*") for file in folder.glob(pattern)})
+    stats = [(file.name, file.stat()) for file in files if file.is_file()]
+    return str([(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats])
 
 
 def _not_listed(name: str, choices: Mapping[str, Path], *kinds: str) -> UniWorldError:

@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+from ...uniworld_core.errors import UniWorldError
 from ...uniworld_core.loading.options import ATTENTIONS, COMPILES, OFFLOADS, STORAGES
 from .. import host
 from ..declare import Input, Inputs, Node, Output, by_id
-from .folders import AUTO, checkpoint_choices, checkpoint_folder, companion_folder, model_choices
+from .folders import (
+    AUTO,
+    checkpoint_choices,
+    checkpoint_folder,
+    companion,
+    companion_folder,
+    folder_state,
+    model_choices,
+    model_folder,
+)
 from .parts import DTYPES, ModelParts, open_parts
 
 if TYPE_CHECKING:
@@ -113,6 +124,15 @@ class LoadUniWorld(Node):
                 advanced=True,
             ),
         )
+
+    @classmethod
+    def IS_CHANGED(cls, checkpoint: str, flux: str = AUTO, siglip: str = AUTO, **_: object) -> str:
+        """Return a value that changes when a file of the model is replaced, such as by a new export of a training run."""
+        folders = [checkpoint_folder(checkpoint)]
+        for kind, name in (("diffusers", flux), ("siglip", siglip)):
+            with suppress(UniWorldError):  # most families need no other folder; execute reports a missing one
+                folders.append(model_folder(kind, companion(kind, name, checkpoint)))
+        return folder_state(folders)
 
     def execute(
         self,

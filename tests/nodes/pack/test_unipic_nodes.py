@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -153,6 +154,19 @@ def test_a_cancelled_run_stops_within_an_iteration(watched: Watched) -> None:
     with pytest.raises(host.Interrupted):
         painted(model, conditioning, iterations=1)
     assert count == 3
+
+
+@pytest.mark.usefixtures("watched")
+def test_the_loader_runs_again_when_a_file_was_replaced(unipic: Path, tmp_path: Path) -> None:
+    mine = Path(shutil.copytree(unipic, tmp_path / "unipic" / "mine"))
+    states = [LoadUniWorld.IS_CHANGED("mine"), LoadUniWorld.IS_CHANGED("mine", "auto", "auto", storage="int8")]
+    assert states[0] == states[1]
+    for file in (mine / "kl16.ckpt", *mine.glob("*/config.json")):
+        content = file.read_bytes()
+        file.unlink()
+        file.write_bytes(content)
+        states.append(LoadUniWorld.IS_CHANGED("mine"))
+    assert len(set(states)) == 3
 
 
 def test_words_are_checked_with_the_workflow() -> None:
