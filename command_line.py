@@ -11,7 +11,10 @@ import errno
 import json
 import sys
 import traceback
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, NoReturn
 
 from .streams import say, write_error
@@ -24,6 +27,8 @@ DONE, FAILED, MISUSED = 0, 1, 2
 LastLine = Callable[[str, str, list[str]], None]
 
 _MAX_LENGTH = 1000
+# The folders of this package's code. Its virtual environment may be beside them.
+_OWN = tuple(Path(__file__).with_name(name) for name in ("uniworld_core", "nodes", "training"))
 # torch's RuntimeErrors about the device or the network. Matched by name, because torch may not be installed.
 _ENVIRONMENT_ERRORS = {"OutOfMemoryError", "AcceleratorError", "DistError"}
 # These errors mean an invalid path, whichever call reports them first.
@@ -64,7 +69,8 @@ def exit_code_of(command: Callable[[], int], debug: bool, last_line: LastLine | 
         prefix: printed before the message, such as the rank of a distributed process.
     """
     try:
-        return command()
+        with _short_warnings():
+            return command()
     except (Exception, KeyboardInterrupt) as error:
         misused = _is_misuse(error)
         sentence = _sentence(error, debug)
@@ -75,6 +81,25 @@ def exit_code_of(command: Callable[[], int], debug: bool, last_line: LastLine | 
             problems = error.problems if isinstance(error, UniWorldError) else [sentence]
             last_line("invalid" if misused else "error", sentence, problems)
         return MISUSED if misused else FAILED
+
+
+@contextmanager
+def _short_warnings() -> Iterator[None]:
+    """Within it, this package's warnings are printed without the place in its code, which means nothing to users."""
+    before = warnings.formatwarning
+
+    def formatted(
+        message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+    ) -> str:
+        if category is UserWarning and any(Path(filename).is_relative_to(folder) for folder in _OWN):
+            return f"Warning: {message}\n"
+        return before(message, category, filename, lineno, line)
+
+    warnings.formatwarning = formatted
+    try:
+        yield
+    finally:
+        warnings.formatwarning = before
 
 
 def _is_misuse(error: BaseException) -> bool:

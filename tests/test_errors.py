@@ -7,9 +7,11 @@ import io
 import json
 import pickle
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
+from uniworld import command_line
 from uniworld.command_line import MISUSED, UsageError, describe_error, exit_code_of, is_bug, print_last_line
 from uniworld.training.data.published import BadData
 from uniworld.uniworld_core.errors import RunFailed, UniWorldError
@@ -108,3 +110,19 @@ def test_a_command_fails_if_its_result_cannot_be_written(monkeypatch: pytest.Mon
     monkeypatch.setattr(sys, "stdout", Full())
     assert (checked_exit_code(0, output_is_result=True), checked_exit_code(0, output_is_result=False)) == (1, 0)
     assert checked_exit_code(2, output_is_result=True) == 2
+
+
+def test_warnings_of_the_package_are_printed_without_its_code(capsys: pytest.CaptureFixture[str]) -> None:
+    package = Path(command_line.__file__).parent
+
+    def command() -> int:
+        for file in ("training/editr1/loop.py", ".venv/lib/other/loop.py"):
+            print(warnings.formatwarning("Too small.", UserWarning, str(package / file), 1), end="")
+        return 0
+
+    before = warnings.formatwarning
+    assert exit_code_of(command, debug=False) == 0
+    own, other = capsys.readouterr().out.splitlines()
+    assert own == "Warning: Too small."
+    assert other.endswith("other/loop.py:1: UserWarning: Too small.")
+    assert warnings.formatwarning is before

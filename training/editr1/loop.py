@@ -75,6 +75,7 @@ def train_editr1(config: EditR1Config, folder: Path, providers: Providers, progr
     """
     config.check_complete()
     check_exportable(config)
+    providers.check_reward(config)
     with start_world(config.run.device, config.run.parallel) as world, ExitStack() as stack:
         if config.editr1.groups % world.size:
             raise UniWorldError(
@@ -82,10 +83,11 @@ def train_editr1(config: EditR1Config, folder: Path, providers: Providers, progr
                 "multiple, or start another number of processes."
             )
         prompts = providers.open_prompts(config)
+        world.on_rank0(lambda: stack.enter_context(run_folder.lock(folder)))
+        checkpoint = world.broadcast(world.on_rank0(lambda: run_folder.resume_from(folder, config)))
+        model = open_base_model(config, world.device)  # before the reward, because loading a judge may take minutes
         with _open_rewards(providers, config) as (reward, watched):
-            world.on_rank0(lambda: stack.enter_context(run_folder.lock(folder)))
-            checkpoint = world.broadcast(world.on_rank0(lambda: run_folder.resume_from(folder, config)))
-            trainer = _open_trainer(config, folder, world, prompts, reward, watched)
+            trainer = _open_trainer(config, folder, world, model, prompts, reward, watched)
             stack.callback(trainer.saver.close)
             if checkpoint is not None:
                 trainer.resume(checkpoint)
@@ -120,11 +122,11 @@ def _open_trainer(
     config: EditR1Config,
     folder: Path,
     world: World,
+    model: UniWorld,
     prompts: Prompts,
     reward: Reward,
     watched: dict[str, Reward],
 ) -> EditR1Trainer:
-    model = open_base_model(config, world.device)
     policy = open_policy(config, model, world)
     # Our own numbers come from generators of their own. These are for rewards and libraries; checkpoints store them.
     seed = stream_seed(config.run.seed, world.rank)

@@ -286,8 +286,12 @@ def test_a_run_continues_with_repaired_data(
 def test_a_folder_of_another_run_is_refused(
     tmp_path: Path, first_epoch: Path, config_of: Configure, providers_of: Provide
 ) -> None:
+    # No reward is opened before, as a judge takes minutes to load.
+    unopened = Providers(PROMPTS, {"red": lambda config: pytest.fail("opened")})
     with pytest.raises(UniWorldError, match=r"another configuration: loss\.beta was 1\.0 and is now 0\.5"):
-        train_editr1(config_of("loss.beta=0.5"), first_epoch, providers_of())
+        train_editr1(config_of("loss.beta=0.5"), first_epoch, unopened)
+    with pytest.raises(UniWorldError, match=r"The checkpoint folder none does not exist"):
+        train_editr1(config_of("model.checkpoint=none"), tmp_path / "new", unopened)
     with pytest.raises(UniWorldError, match=r"reward\.name is 'pleasant'; it must be one of red"):
         train_editr1(config_of("reward.name=pleasant"), first_epoch, providers_of())
     with pytest.raises(UniWorldError, match=r"No linear layer .* ends in attn\.to_qq"):
