@@ -14,7 +14,7 @@ from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
-from ...uniworld_core.errors import UniWorldError
+from ...uniworld_core.errors import UniWorldError, shown
 from .editr1 import EditR1Config
 from .settings import Config
 
@@ -185,9 +185,12 @@ def _convert(value: object, kind: Any, name: str, source: str) -> object:
     if get_origin(kind) is tuple:
         return _convert_tuple(value, get_args(kind), name, source)
     if kind is float and type(value) is int:
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError as error:
+            raise UniWorldError(f"{name} in {source} is {shown(value)}; it must be a number below 1.8e308.") from error
     if type(value) is not kind:
-        raise UniWorldError(f"{name} in {source} is {value!r}; it must be {_KIND_NAMES[kind]}.")
+        raise UniWorldError(f"{name} in {source} is {shown(value)}; it must be {_KIND_NAMES[kind]}.")
     return value
 
 
@@ -199,8 +202,8 @@ def _convert_tuple(value: object, kinds: tuple[object, ...], name: str, source: 
         except UniWorldError as error:
             if is_dataclass(kinds[0]):
                 raise
-            shown = f"it must be a list, such as {_LISTS[kinds[0]]}"  # type: ignore[index]
-            raise UniWorldError(f"{name} in {source} is {value!r}; {shown}.") from error
+            wanted = f"it must be a list, such as {_LISTS[kinds[0]]}"  # type: ignore[index]
+            raise UniWorldError(f"{name} in {source} is {shown(value)}; {wanted}.") from error
     if len(items) != len(kinds):
         raise UniWorldError(f"{name} in {source} is {value!r}; it must be a list of {len(kinds)} values.")
     return tuple(_convert(item, kind, name, source) for item, kind in zip(items, kinds))

@@ -171,6 +171,14 @@ class TestValues:
         with pytest.raises(UniWorldError, match=r"^\S+mine\.toml is (not TOML|nested too deep)"):
             load_config(file)
 
+    @pytest.mark.parametrize(
+        ("key", "digits"), [("optimizer.lr", 400), ("ema.decay", 400), ("optimizer.lr", 5000), ("run.steps", 5000)]
+    )
+    def test_with_too_many_digits_are_short_errors(self, key: str, digits: int) -> None:
+        with pytest.raises(UniWorldError, match=rf"^{key} in --set is '?1+\.\.\..*; it must be a") as found:
+            load_any("stage1", [f"{key}={'1' * digits}"])
+        assert len(str(found.value)) < 200
+
     def test_that_are_not_toml_name_the_line(self, tmp_path: Path) -> None:
         file = tmp_path / "mine.toml"
         file.write_text("[run]\nsteps = \n", encoding="utf-8")
