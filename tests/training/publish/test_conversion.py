@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from uniworld.training.publish import conversion as conversion_module
 from uniworld.training.publish import work_folder
 from uniworld.training.publish.conversion import Conversion, convert_checkpoint
 from uniworld.training.publish.tensor_file import TensorEntry, TensorFile
@@ -216,27 +217,37 @@ def test_a_conversion_of_another_source_does_not_resume_it(tmp_path: Path) -> No
     assert record["source"]["checkpoint"] == work_folder.fingerprint(TINY.checkpoint)
 
 
-def test_a_conversion_with_another_flux_folder_or_name_does_not_resume_it(tmp_path: Path) -> None:
+def test_another_flux_folder_is_another_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     flux = Path(shutil.copytree(TINY.flux, tmp_path / "flux"))
+    sources = []
+    monkeypatch.setattr(conversion_module, "publish", lambda output, *_: sources.append(output.about["source"]))
+
+    def convert() -> None:
+        convert_checkpoint(ModelFolders(TINY.checkpoint, flux), tmp_path / "models", Conversion("comfy", "float32"))
+
+    convert()
+    convert()
     (file,) = (flux / "vae").glob("*.safetensors")
     save_file({name: tensor * 0 for name, tensor in load_file(file).items()}, file)
+    convert()
+    assert sources[0] == sources[1]
+    assert {name for name in sources[0] if sources[0][name] != sources[2][name]} == {"flux/vae"}
 
-    def stop_at_the_end(done: int, total: int) -> None:
-        if done == total:
-            raise KeyboardInterrupt
 
-    for folders, name in (
-        (ModelFolders(TINY.checkpoint, flux), "tiny"),
-        (ModelFolders(TINY.checkpoint, TINY.flux), "old"),
-    ):
-        with pytest.raises(KeyboardInterrupt):
-            convert_checkpoint(folders, tmp_path / "models", Conversion("comfy", "float32", name), stop_at_the_end)
-    convert_checkpoint(
-        ModelFolders(TINY.checkpoint, TINY.flux), tmp_path / "models", Conversion("comfy", "float32", "tiny")
-    )
-    assert any(tensor.any() for tensor in load_file(tmp_path / "models" / "vae" / "tiny_vae.safetensors").values())
-    record = json.loads((tmp_path / "models" / "tiny.conversion.json").read_text())
-    assert {name for name in record["files"] if not (tmp_path / "models" / name).exists()} == set()
+def test_a_conversion_to_other_names_does_not_resume_it(tmp_path: Path) -> None:
+    entry = TensorEntry(torch.float32, (2,), lambda: torch.ones(2))
+
+    def publish(name: str, progress: Callable[[int, int], None]) -> None:
+        files = {f"{name}.safetensors": TensorFile({"t": entry}), "last.safetensors": TensorFile({"t": entry})}
+        output = work_folder.ConvertedFiles(files, lambda folder: None, {"to": "comfy"}, f"{name}.json")
+        work_folder.publish(output, tmp_path, into_existing=True, progress=progress)
+
+    with pytest.raises(KeyboardInterrupt):
+        publish("old", Stop(2))
+    publish("new", lambda done, total: None)
+    names = {"new.safetensors", "last.safetensors"}
+    assert json.loads((tmp_path / "new.json").read_text())["files"].keys() == names
+    assert {path.name for path in tmp_path.iterdir()} == names | {"new.json"}
 
 
 def _full(monkeypatch: pytest.MonkeyPatch) -> None:
