@@ -6,6 +6,7 @@ long per level, so a small pickle could keep torch busy forever; and a compresse
 
 from __future__ import annotations
 
+import functools
 import io
 import os
 import pickletools
@@ -92,7 +93,8 @@ def read_tensors(file: Path, limits: PickleLimits = MODEL_LIMITS, inside: str | 
         UniWorldError: the file is missing or damaged, exceeds the limits, or holds something other than tensors. The message names it.
     """
     check_file(file)
-    mapped = _check(file, limits)
+    stat = file.stat()
+    mapped = _check(file, limits, (stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns))
     try:
         with torch.serialization.safe_globals([] if inside is None else _NUMPY_NUMBERS):
             state = torch.load(file, map_location="cpu", weights_only=True, mmap=mapped)
@@ -189,8 +191,13 @@ class _SmallReads(io.FileIO):
         return super().read(size) or b""
 
 
-def _check(file: Path, limits: PickleLimits) -> bool:
+# Cached, because a conversion opens the file again for each of its tensors.
+@functools.lru_cache(maxsize=64)
+def _check(file: Path, limits: PickleLimits, version: tuple[int, ...]) -> bool:
     """Check, before torch opens a file, that it looks like tensors written by `torch.save`. Return whether it can be mapped.
+
+    Args:
+        version: differs for a file that was replaced or changed. It is only the key of the cache.
 
     Raises:
         UniWorldError: the file does not look like that.
