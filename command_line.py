@@ -9,6 +9,7 @@ import argparse
 import difflib
 import errno
 import json
+import math
 import sys
 import traceback
 import warnings
@@ -18,13 +19,15 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from .streams import say, write_error
-from .uniworld_core.errors import RunFailed, UniWorldError
+from .uniworld_core.errors import RunFailed, UniWorldError, shown
 
 # Exit codes: success; a failure at run time, an interrupt or a bug; bad usage, or an invalid workflow, configuration or
 # data.
 DONE, FAILED, MISUSED = 0, 1, 2
 
 LastLine = Callable[[str, str, list[str]], None]
+
+MAX_SEED = 2**64 - 1  # torch's range
 
 _MAX_LENGTH = 1000
 # The folders of this package's code. Its virtual environment may be beside them.
@@ -58,6 +61,33 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise UsageError(f"{self.format_usage()}{self.prog}: error: {message}")
+
+
+def whole_number(low: int = 0, high: int = 10**9) -> Callable[[str], int]:
+    """Return the `type` of an option that takes a whole number from `low` to `high`."""
+
+    def parse(text: str) -> int:
+        # Longer texts are refused before `int`, which raises a ValueError of its own for thousands of digits.
+        if not text.isdecimal() or len(text) > 20 or not low <= int(text) <= high:
+            raise argparse.ArgumentTypeError(f"{shown(text)} is not a whole number from {low} to {high}")
+        return int(text)
+
+    return parse
+
+
+def finite_number(low: float, high: float) -> Callable[[str], float]:
+    """Return the `type` of an option that takes a number from `low` to `high`."""
+
+    def parse(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not low <= value <= high:  # also refuses NaN
+            raise argparse.ArgumentTypeError(f"{shown(text)} is not a number from {low:g} to {high:g}")
+        return value
+
+    return parse
 
 
 def exit_code_of(command: Callable[[], int], debug: bool, last_line: LastLine | None = None, prefix: str = "") -> int:

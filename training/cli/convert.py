@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ...command_line import DONE
+from ...command_line import DONE, MAX_SEED, whole_number
 from ...streams import say
 from ...uniworld_core.errors import UniWorldError
 from .command import Bars, Command
@@ -47,7 +47,9 @@ def _add_convert(parser: argparse.ArgumentParser) -> None:
         "--redux", type=Path, metavar="FILE", help="flux1-redux-dev.safetensors, to initialize siglip_projector"
     )
     start.add_argument("--task-head", type=Path, metavar="FILE", help="a task_head_final.pt, the routing head")
-    start.add_argument("--seed", type=int, metavar="N", help="random seed of the new projectors (default: 0)")
+    start.add_argument(
+        "--seed", type=whole_number(0, MAX_SEED), metavar="N", help="random seed of the new projectors (default: 0)"
+    )
 
 
 def _convert(arguments: argparse.Namespace) -> int:

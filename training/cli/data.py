@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Protocol
 
-from ...command_line import DONE, MISUSED
+from ...command_line import DONE, MAX_SEED, MISUSED, whole_number
 from .command import Bars, Command, add_config, is_rank0
 
 
@@ -33,7 +33,10 @@ def _add_check(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--masks", action="store_true", help="also compute every edit mask (slow)")
     parser.add_argument(
-        "--area", type=int, metavar="N", help="area of the painted pictures in pixels (default: 1024x1024)"
+        "--area",
+        type=whole_number(1),
+        metavar="N",
+        help="area of the painted pictures in pixels (default: 1024x1024)",
     )
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
 
@@ -59,7 +62,7 @@ def _add_shards(parser: argparse.ArgumentParser) -> None:
         "list", type=Path, metavar="LIST", help="a text file of image_root,annotations.json,need_weight lines"
     )
     parser.add_argument("to", type=Path, metavar="TO", help="folder for the shards; finished shards in it are kept")
-    parser.add_argument("--per-shard", type=int, metavar="N", help="samples per shard (default: 1000)")
+    parser.add_argument("--per-shard", type=whole_number(1), metavar="N", help="samples per shard (default: 1000)")
 
 
 def _shards(arguments: argparse.Namespace) -> int:
@@ -90,10 +93,18 @@ def _cache(arguments: argparse.Namespace) -> int:
 
 def _add_shapes(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("to", type=Path, metavar="TO", help="output folder; finished tasks in it are kept")
-    parser.add_argument("--count", type=int, default=10_000, metavar="N", help="number of tasks (default: 10000)")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="random seed (default: 0)")
     parser.add_argument(
-        "--side", type=int, default=128, metavar="N", help="side of the pictures in pixels (default: 128)"
+        "--count", type=whole_number(1), default=10_000, metavar="N", help="number of tasks (default: 10000)"
+    )
+    parser.add_argument(
+        "--seed", type=whole_number(0, MAX_SEED), default=0, metavar="N", help="random seed (default: 0)"
+    )
+    parser.add_argument(
+        "--side",
+        type=whole_number(32, 4096),
+        default=128,
+        metavar="N",
+        help="side of the pictures in pixels (default: 128)",
     )
     parser.add_argument("--kinds", metavar="A,B", help="kinds of tasks, separated by commas (default: all)")
     parser.add_argument("--test", action="store_true", help="generate the held-out test split, not the training split")

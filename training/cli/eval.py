@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ...command_line import DONE
-from ...uniworld_core.errors import UniWorldError
+from ...command_line import DONE, MAX_SEED, finite_number, whole_number
+from ...uniworld_core.errors import UniWorldError, shown
 from ...uniworld_core.families.uniworld_v1.painting import GUIDANCE, STEPS
 from ...uniworld_core.loading.options import ATTENTIONS, COMPILES, STORAGES
 from ...uniworld_core.lora.argument import METAVAR, STRENGTH_HELP, read_lora_argument
@@ -15,6 +15,8 @@ from ...uniworld_core.sampling.solvers import SOLVERS
 from .command import Bars, Command
 
 DTYPES = ("float32", "bfloat16")
+_MOST = 100_000  # tasks per kind, and in a batch
+_MAX_TRAINED = 2**63 - 1  # largest seed of a run
 
 
 def _add_shapes(parser: argparse.ArgumentParser) -> None:
@@ -38,11 +40,19 @@ def _add_shapes(parser: argparse.ArgumentParser) -> None:
         metavar=METAVAR,
         help=f"a LoRA, a safetensors file or a folder in PEFT's layout; {STRENGTH_HELP}",
     )
-    parser.add_argument("--count", type=int, default=40, metavar="N", help="tasks per kind (default: 40)")
-    parser.add_argument("--kinds", metavar="A,B", help="kinds of tasks, separated by commas (default: all)")
-    parser.add_argument("--steps", type=int, default=STEPS, metavar="N", help=f"sampling steps (default: {STEPS})")
     parser.add_argument(
-        "--guidance", type=float, default=GUIDANCE, metavar="X", help=f"FLUX's embedded guidance (default: {GUIDANCE})"
+        "--count", type=whole_number(1, _MOST), default=40, metavar="N", help="tasks per kind (default: 40)"
+    )
+    parser.add_argument("--kinds", metavar="A,B", help="kinds of tasks, separated by commas (default: all)")
+    parser.add_argument(
+        "--steps", type=whole_number(1, 1000), default=STEPS, metavar="N", help=f"sampling steps (default: {STEPS})"
+    )
+    parser.add_argument(
+        "--guidance",
+        type=finite_number(0, 100),
+        default=GUIDANCE,
+        metavar="X",
+        help=f"FLUX's embedded guidance (default: {GUIDANCE})",
     )
     parser.add_argument("--solver", choices=SOLVERS, default=SOLVERS[0], help=f"solver (default: {SOLVERS[0]})")
     parser.add_argument(
@@ -51,9 +61,15 @@ def _add_shapes(parser: argparse.ArgumentParser) -> None:
         default=CACHES[0],
         help=f"skip blocks that hardly change a step's result (default: {CACHES[0]})",
     )
-    parser.add_argument("--batch", type=int, default=20, metavar="N", help="tasks per batch (default: 20)")
     parser.add_argument(
-        "--seed", type=int, default=0, metavar="N", help="random seed of tasks and sampling (default: 0)"
+        "--batch", type=whole_number(1, _MOST), default=20, metavar="N", help="tasks per batch (default: 20)"
+    )
+    parser.add_argument(
+        "--seed",
+        type=whole_number(0, MAX_SEED),
+        default=0,
+        metavar="N",
+        help="random seed of tasks and sampling (default: 0)",
     )
     parser.add_argument("--dtype", choices=DTYPES, default="float32", help="dtype of the weights (default: float32)")
     parser.add_argument(
@@ -132,9 +148,13 @@ def _shapes(arguments: argparse.Namespace) -> int:
 
 def _add_editr1(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", type=Path, metavar="RUN", help="a run's folder, such as runs/nano_editr1")
-    parser.add_argument("--step", type=int, metavar="N", help="epoch of a saved checkpoint (default: the newest)")
+    parser.add_argument(
+        "--step", type=whole_number(), metavar="N", help="epoch of a saved checkpoint (default: the newest)"
+    )
     parser.add_argument("--raw", action="store_true", help="measure the raw weights instead of their EMA")
-    parser.add_argument("--count", type=int, default=200, metavar="N", help="held-out tasks per kind (default: 200)")
+    parser.add_argument(
+        "--count", type=whole_number(1, _MOST), default=200, metavar="N", help="held-out tasks per kind (default: 200)"
+    )
     parser.add_argument(
         "--kinds", metavar="A,B", help="kinds of tasks, separated by commas, or all (default: those of the run)"
     )
@@ -203,16 +223,26 @@ def _add_claims(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--trunk-steps",
-        type=int,
+        type=whole_number(1),
         default=4000,
         metavar="N",
         help="stage 2 steps before the variants branch off (default: 4000)",
     )
-    parser.add_argument("--steps", type=int, default=500, metavar="N", help="steps of each variant (default: 500)")
-    parser.add_argument("--batch", type=int, metavar="N", help="batch size (default: that of nano's recipe)")
-    parser.add_argument("--count", type=int, default=40, metavar="N", help="held-out tasks per kind (default: 40)")
     parser.add_argument(
-        "--processes", type=int, default=1, metavar="N", help="training processes in parallel (default: 1)"
+        "--steps", type=whole_number(1), default=500, metavar="N", help="steps of each variant (default: 500)"
+    )
+    parser.add_argument(
+        "--batch", type=whole_number(1, _MOST), metavar="N", help="batch size (default: that of nano's recipe)"
+    )
+    parser.add_argument(
+        "--count", type=whole_number(1, _MOST), default=40, metavar="N", help="held-out tasks per kind (default: 40)"
+    )
+    parser.add_argument(
+        "--processes",
+        type=whole_number(1, 1000),
+        default=1,
+        metavar="N",
+        help="training processes in parallel (default: 1)",
     )
     parser.add_argument("--device", default="auto", metavar="NAME", help="cpu, cuda, or auto for a GPU if there is one")
 
@@ -242,9 +272,11 @@ def _claims(arguments: argparse.Namespace) -> int:
 
 def _seeds(text: str) -> list[int]:
     try:
-        return [int(seed) for seed in text.split(",")]
-    except ValueError as error:
-        raise UniWorldError(f"--seeds is {text[:80]!r}; give integers separated by commas, such as 0,1,2.") from error
+        return [whole_number(0, _MAX_TRAINED)(seed.strip()) for seed in text.split(",")]
+    except argparse.ArgumentTypeError as error:
+        raise UniWorldError(
+            f"--seeds is {shown(text)}; give integers from 0 to 2**63 - 1, separated by commas, such as 0,1,2."
+        ) from error
 
 
 EVAL_COMMANDS: dict[tuple[str, ...], Command] = {

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ...command_line import DONE
+from ...command_line import DONE, finite_number
 from ...streams import say
 from ...uniworld_core.errors import UniWorldError
 from .command import Command
@@ -34,7 +34,7 @@ def _add_matching(parser: argparse.ArgumentParser, text: str) -> None:
     )
     parser.add_argument(
         "--alpha",
-        type=float,
+        type=finite_number(-1e6, 1e6),
         metavar="A",
         help="alpha of all modules, instead of that of the file or its configuration",
     )

@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ...command_line import DONE
+from ...command_line import DONE, whole_number
 from ...streams import say
 from ...uniworld_core.errors import RunFailed, UniWorldError
 from ...uniworld_core.loading.options import STORAGES
@@ -42,7 +42,11 @@ def _add_serve(parser: argparse.ArgumentParser) -> None:
         "--listen", default="127.0.0.1", metavar="ADDRESS", help="address to listen on (default: this machine)"
     )
     parser.add_argument(
-        "--port", type=int, default=8190, metavar="N", help="port; 0 selects a free one (default: 8190)"
+        "--port",
+        type=whole_number(0, 65535),
+        default=8190,
+        metavar="N",
+        help="port; 0 selects a free one (default: 8190)",
     )
     parser.add_argument(
         "--template", type=Path, metavar="FILE", help="text file with the question: {instruction}, {requirement}"
@@ -54,10 +58,17 @@ def _add_serve(parser: argparse.ArgumentParser) -> None:
         help="answers from the worst to the best (default: 0,1,2,3,4,5)",
     )
     parser.add_argument(
-        "--batch", type=int, default=8, metavar="N", help="pictures that are judged at once (default: 8)"
+        "--batch",
+        type=whole_number(1, 10_000),
+        default=8,
+        metavar="N",
+        help="pictures that are judged at once (default: 8)",
     )
     parser.add_argument(
-        "--pixels", type=int, metavar="N", help="pixels to which Qwen2.5-VL resizes pictures, such as 200704"
+        "--pixels",
+        type=whole_number(1),
+        metavar="N",
+        help="pixels to which Qwen2.5-VL resizes pictures, such as 200704",
     )
     parser.add_argument("--device", default="auto", help="cpu, cuda or cuda:N (default: a GPU if there is one)")
     parser.add_argument("--dtype", choices=DTYPES, default="auto", help="compute dtype (default: auto)")
@@ -89,8 +100,6 @@ def _serve(arguments: argparse.Namespace) -> int:
 
 def _checked_token(arguments: argparse.Namespace) -> str | None:
     """Return the token of the environment. Raises UniWorldError if a public address has none."""
-    if not 0 <= arguments.port <= 65535:
-        raise UniWorldError(f"--port {arguments.port} is out of range. Choose 1024 to 65535, or 0 for a free port.")
     token = os.environ.get(TOKEN_VARIABLE) or None
     if token is not None and len(token) < 8:
         raise UniWorldError(f"{TOKEN_VARIABLE} is too short to be secure. Choose a random one of 8 characters or more.")

@@ -7,9 +7,9 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...command_line import DONE, FAILED
+from ...command_line import DONE, FAILED, whole_number
 from ...streams import say
-from ...uniworld_core.errors import UniWorldError
+from ...uniworld_core.errors import UniWorldError, shown
 from .command import Bars, Command, add_config, is_rank0
 
 if TYPE_CHECKING:
@@ -120,7 +120,9 @@ def _plot(arguments: argparse.Namespace) -> int:
 def _add_export(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", type=Path, metavar="RUN", help="a run's folder")
     parser.add_argument("to", type=Path, metavar="TO", help="checkpoint folder to create")
-    parser.add_argument("--step", type=int, metavar="N", help="step of a saved checkpoint (default: the newest)")
+    parser.add_argument(
+        "--step", type=whole_number(), metavar="N", help="step of a saved checkpoint (default: the newest)"
+    )
     parser.add_argument("--raw", action="store_true", help="export the raw weights instead of their EMA")
     _add_dtype(parser, "dtype of the weights (default: that of the run's starting checkpoint)", None)
 
@@ -161,7 +163,7 @@ def _shares(text: str | None) -> list[float] | None:
     try:
         return None if text is None else [float(share) for share in text.split(",")]
     except ValueError as error:
-        raise UniWorldError(f"--shares is '{text}'; give numbers separated by commas, such as 0.6,0.4.") from error
+        raise UniWorldError(f"--shares is {shown(text)}; give numbers separated by commas, such as 0.6,0.4.") from error
 
 
 def _add_nano(parser: argparse.ArgumentParser) -> None:

@@ -9,6 +9,7 @@ from typing import Any, Protocol, TextIO
 
 from ....command_line import DONE as ALL_DONE
 from ....command_line import FAILED as NOT_ALL_DONE
+from ....command_line import MAX_SEED, whole_number
 from ....streams import say
 from ....uniworld_core.errors import UniWorldError
 from ...host import PlainHost
@@ -121,21 +122,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="file that records the results and resumes the batch (default: next to the rows, *.results.jsonl)",
     )  # fmt: skip
     parser.add_argument(
-        "--retries", type=_non_negative, default=DEFAULT_RETRIES, metavar="N",
+        "--retries", type=whole_number(), default=DEFAULT_RETRIES, metavar="N",
         help=f"retries of a row after its worker or this program died (default {DEFAULT_RETRIES})",
     )  # fmt: skip
-    parser.add_argument("--seed", type=int, metavar="N", help=SEED_HELP)
+    parser.add_argument("--seed", type=whole_number(0, MAX_SEED), metavar="N", help=SEED_HELP)
     parser.add_argument("--retry-failed", action="store_true", help="also run rows that are recorded as failed")
     parser.add_argument("--ray", metavar="ADDRESS", help='run on this Ray cluster; "local" starts one on this machine')
     parser.add_argument(
-        "--workers", type=_non_negative, metavar="N", help="number of workers on the cluster (default: one per GPU)"
+        "--workers", type=whole_number(1), metavar="N", help="number of workers on the cluster (default: one per GPU)"
     )
-
-
-def _non_negative(text: str) -> int:
-    if not text.isdecimal() or len(text) > 9:
-        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number of 0 or more")
-    return int(text)
 
 
 def run(
@@ -158,8 +153,6 @@ def run(
     """
     if arguments.ray is None and arguments.workers is not None:
         raise UniWorldError("--workers needs a Ray cluster. Add --ray local for workers on this machine.")
-    if arguments.workers == 0:
-        raise UniWorldError("--workers is 0; at least one is needed.")
     if servers is not None and arguments.ray is not None:
         raise UniWorldError("--server and --ray exclude each other: a batch runs on servers or on a Ray cluster.")
     workflow = read_workflow(find_workflow(arguments.workflow), registry)

@@ -6,10 +6,13 @@ import argparse
 from collections.abc import Callable
 from pathlib import Path
 
+from ....command_line import finite_number, whole_number
 from ....uniworld_core.errors import UniWorldError
 from .judges import add_judge_arguments, check_judge, check_kind
 from .scoring.outcome import MODES
 from .suites.table import SUITES
+
+_MANY = 1e9  # upper limit of seconds, and of costs in any currency
 
 
 def add_arguments(parser: argparse.ArgumentParser, common: Callable[[argparse.ArgumentParser], None]) -> None:
@@ -49,16 +52,20 @@ def _add_plan(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", type=Path, action="append", default=[], metavar="DIR", help="folder of the download")
     parser.add_argument(
         "--count",
-        type=_positive,
+        type=whole_number(1),
         default=10,
         metavar="N",
         help="number of items of each kind, for shapes (default: 10)",
     )
     parser.add_argument("--out", type=Path, required=True, metavar="RUN", help="folder of the run; created if missing")
     parser.add_argument("--split", default="", help="the subset of a benchmark that has several, such as a language")
-    parser.add_argument("--limit", type=_positive, metavar="N", help="measure a fixed random subset of N items")
+    parser.add_argument("--limit", type=whole_number(1), metavar="N", help="measure a fixed random subset of N items")
     parser.add_argument(
-        "--seed", type=_whole, default=42, metavar="N", help="the pictures' seeds are derived from it (default: 42)"
+        "--seed",
+        type=whole_number(0, 10**15),
+        default=42,
+        metavar="N",
+        help="the pictures' seeds are derived from it (default: 42)",
     )
 
 
@@ -77,10 +84,12 @@ def _add_generate(parser: argparse.ArgumentParser) -> None:
         "--bind", action="append", default=[], metavar="ROLE=TARGET",
         help="where the workflow takes prompt, image or seed: prompt=NODE.input, image=NODE, seed=NODE.input",
     )  # fmt: skip
-    parser.add_argument("--retries", type=_whole, default=2, metavar="N", help="retries of a row whose worker died")
+    parser.add_argument(
+        "--retries", type=whole_number(), default=2, metavar="N", help="retries of a row whose worker died"
+    )
     parser.add_argument("--retry-failed", action="store_true", help="also run rows that are recorded as failed")
     parser.add_argument("--ray", metavar="ADDRESS", help='run on this Ray cluster; "local" starts one on this machine')
-    parser.add_argument("--workers", type=_positive, metavar="N", help="number of workers on the cluster")
+    parser.add_argument("--workers", type=whole_number(1), metavar="N", help="number of workers on the cluster")
     parser.add_argument("--server", action="append", default=[], metavar="URL", help="run on these servers")
     parser.add_argument("--input", type=Path, default=Path("input"), metavar="DIR", help="folder of input pictures")
 
@@ -88,18 +97,27 @@ def _add_generate(parser: argparse.ArgumentParser) -> None:
 def _add_judge(parser: argparse.ArgumentParser) -> None:
     add_judge_arguments(parser)
     parser.add_argument(
-        "--temperature", type=float, metavar="T", help="temperature of the judge (default: as published)"
+        "--temperature",
+        type=finite_number(0, 100),
+        metavar="T",
+        help="temperature of the judge (default: as published)",
     )
-    parser.add_argument("--parallel", type=_positive, default=4, metavar="N", help="requests at a time (default: 4)")
-    parser.add_argument("--price", metavar="IN,OUT", help="price of a million tokens of input and of output")
-    parser.add_argument("--max-cost", type=float, metavar="COST", help="stop before the replies cost more than this")
-    parser.add_argument("--timeout", type=float, default=180.0, metavar="S", help="seconds to wait for a reply")
     parser.add_argument(
-        "--retry-wait", type=float, default=2.0, metavar="S",
+        "--parallel", type=whole_number(1), default=4, metavar="N", help="requests at a time (default: 4)"
+    )
+    parser.add_argument("--price", metavar="IN,OUT", help="price of a million tokens of input and of output")
+    parser.add_argument(
+        "--max-cost", type=finite_number(0, _MANY), metavar="COST", help="stop before the replies cost more than this"
+    )
+    parser.add_argument(
+        "--timeout", type=finite_number(0, _MANY), default=180.0, metavar="S", help="seconds to wait for a reply"
+    )
+    parser.add_argument(
+        "--retry-wait", type=finite_number(0, _MANY), default=2.0, metavar="S",
         help="seconds before a failed request is sent again; doubled each time (default: 2)",
     )  # fmt: skip
     parser.add_argument(
-        "--patience", type=float, default=1800.0, metavar="S",
+        "--patience", type=finite_number(0, _MANY), default=1800.0, metavar="S",
         help="seconds at rate limits without a reply after which the run stops (default: 1800)",
     )  # fmt: skip
 
@@ -118,19 +136,6 @@ def _add_partial(parser: argparse.ArgumentParser) -> None:
 def _add_score(parser: argparse.ArgumentParser) -> None:
     _add_scoring(parser)
     _add_partial(parser)
-
-
-def _whole(text: str) -> int:
-    if not text.isdecimal() or len(text) > 15:
-        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number of 0 or more")
-    return int(text)
-
-
-def _positive(text: str) -> int:
-    number = _whole(text)
-    if number == 0:
-        raise argparse.ArgumentTypeError("it must be at least 1")
-    return number
 
 
 def check_arguments(arguments: argparse.Namespace) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -98,10 +97,6 @@ def check_judge(arguments: argparse.Namespace) -> None:
             raise UniWorldError("--judge-model and --temperature are for servers: a local judge is greedy. Omit them.")
     elif judge not in (NO_JUDGE, DETECTOR) and not questions_only and not arguments.judge_model:
         raise UniWorldError("--judge needs the name of the model. Add --judge-model, such as gpt-4.1.")
-    for name in ("temperature", "max_cost", "timeout", "retry_wait", "patience"):
-        value = getattr(arguments, name)
-        if value is not None and (not math.isfinite(value) or value < 0):
-            raise UniWorldError(f"--{name.replace('_', '-')} {value} is invalid. Pass a number of 0 or more.")
     if arguments.max_cost is not None and arguments.price is None:
         raise UniWorldError("--max-cost needs the price of tokens. Add --price IN,OUT.")
     if arguments.price is not None:

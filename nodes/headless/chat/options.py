@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ....command_line import MAX_SEED, finite_number, whole_number
 from ....uniworld_core.errors import UniWorldError
 from ....uniworld_core.loading.options import ATTENTIONS, COMPILES, OFFLOADS, STORAGES
 from ....uniworld_core.lora.argument import METAVAR, STRENGTH_HELP
@@ -15,7 +16,7 @@ from ... import host
 from ...pack.lora import lora_file, lora_names
 from ...pack.parts import DTYPES
 from ..storage import folders
-from .session import MEMORIES, Settings, with_seed
+from .session import MEMORIES, Settings
 
 if TYPE_CHECKING:
     from ....uniworld_core.prompts.scope import Scope
@@ -81,9 +82,22 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
 
 def _add_replies(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--seed", type=int, default=0, help="seed of the pictures (default: 0; /seed changes it)")
-    add("--steps", type=int, help="sampling steps (default: that of the model's family, such as 28 for UniWorld-V1)")
-    add("--guidance", type=float, help="guidance (default: that of the model's family, such as 3.5 for UniWorld-V1)")
+    add(
+        "--seed",
+        type=whole_number(0, MAX_SEED),
+        default=0,
+        help="seed of the pictures (default: 0; /seed changes it)",
+    )
+    add(
+        "--steps",
+        type=whole_number(1, 1000),
+        help="sampling steps (default: that of the model's family, such as 28 for UniWorld-V1)",
+    )
+    add(
+        "--guidance",
+        type=finite_number(0, 100),
+        help="guidance (default: that of the model's family, such as 3.5 for UniWorld-V1)",
+    )
     add(
         "--solver",
         choices=SOLVERS,
@@ -98,13 +112,18 @@ def _add_replies(parser: argparse.ArgumentParser) -> None:
     )
     add(
         "--area-side",
-        type=int,
+        type=whole_number(0, 4096),
         default=0,
         metavar="PIXELS",
         help="area of the pictures, as the side of a square (default: the model's)",
     )
     add("--t5", action="store_true", help="also encode the instruction with T5 and CLIP, as UniWorld-V1 can")
-    add("--max-new-tokens", type=int, default=Settings.max_new_tokens, help="maximum length of an answer in tokens")
+    add(
+        "--max-new-tokens",
+        type=whole_number(1, 8192),
+        default=Settings.max_new_tokens,
+        help="maximum length of an answer in tokens",
+    )
     add(
         "--memory",
         choices=MEMORIES,
@@ -116,6 +135,7 @@ def _add_replies(parser: argparse.ArgumentParser) -> None:
 def read_settings(arguments: argparse.Namespace) -> Settings:
     """Return the settings of the replies. Raises UniWorldError if an option is invalid."""
     settings = Settings(
+        seed=arguments.seed,
         steps=arguments.steps,
         guidance=arguments.guidance,
         solver=arguments.solver,
@@ -125,17 +145,13 @@ def read_settings(arguments: argparse.Namespace) -> Settings:
         max_new_tokens=arguments.max_new_tokens,
         loras=tuple(arguments.lora),
     )
-    for name in ("steps", "max_new_tokens"):
-        value = getattr(settings, name)
-        if value is not None and value < 1:
-            raise UniWorldError(f"--{name.replace('_', '-')} is {value}; it must be at least 1.")
-    if arguments.area_side and not 64 <= arguments.area_side <= 4096:
+    if 0 < arguments.area_side < 64:
         raise UniWorldError(f"--area-side is {arguments.area_side}; it must be 64 to 4096, or 0 for the model's own.")
     if arguments.device not in host.current().devices():
         raise UniWorldError(
             f"--device is {arguments.device!r}; available devices: {', '.join(host.current().devices())}."
         )
-    return with_seed(settings, str(arguments.seed))
+    return settings
 
 
 def memory_of(chosen: str | None, vlm: VLMPart) -> str:

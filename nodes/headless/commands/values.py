@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from ....command_line import MAX_SEED, whole_number
 from ....uniworld_core.errors import UniWorldError, shown
 from ..registry.registry import Registry
 from ..storage import folders
@@ -17,7 +18,7 @@ def add_value_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--image", action="append", default=[], metavar="NODE=picture", help="set the picture that a node loads"
     )
-    parser.add_argument("--seed", type=int, metavar="N", help=SEED_HELP)
+    parser.add_argument("--seed", type=whole_number(0, MAX_SEED), metavar="N", help=SEED_HELP)
     parser.add_argument("--input", type=Path, default=Path("input"), metavar="DIR", help="folder of input pictures")
     parser.add_argument("--output", type=Path, default=Path("output"), metavar="DIR", help="folder for the results")
 

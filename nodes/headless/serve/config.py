@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import argparse
 import ipaddress
-import math
 import re
 import socket
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ....uniworld_core.errors import UniWorldError
+from ....command_line import whole_number
+from ....uniworld_core.errors import UniWorldError, shown
 
 MIB = 2**20
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
+_MAX_MEMORY = 1e15  # bytes
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         metavar="ADDRESS",
         help="address to listen on (default: 127.0.0.1; without ADDRESS: all interfaces)",
     )
-    parser.add_argument("--port", type=int, default=8188, help="port (default: 8188; 0 picks a free one)")
+    parser.add_argument(
+        "--port", type=whole_number(0, 65535), default=8188, help="port (default: 8188; 0 picks a free one)"
+    )
     parser.add_argument("--input", default=Path("input"), help="folder of input pictures", **folder)
     parser.add_argument("--output", default=Path("output"), help="folder for the results", **folder)
     parser.add_argument("--temp", help="folder for previews (default: temp next to the output folder)", **folder)
@@ -128,11 +131,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--memory", type=parse_bytes, metavar="BYTES", help="memory budget for models, such as 20GB")
     parser.add_argument(
-        "--history", type=int, default=1000, metavar="N", help="finished prompts to keep (default: 1000)"
+        "--history", type=whole_number(), default=1000, metavar="N", help="finished prompts to keep (default: 1000)"
     )
     parser.add_argument(
         "--cache-lru",
-        type=int,
+        type=whole_number(),
         default=0,
         metavar="N",
         help="cache up to N node results, models included, across workflows (default: only those of the last one)",
@@ -144,9 +147,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def parse_bytes(text: str) -> int:
     """Parse a size such as `20GB`, `8GiB` or `500000000` to bytes. Raises argparse.ArgumentTypeError if it is invalid."""
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]I?)?B?\s*", text.upper())
-    if match is None or not 0 < float(match[1]) < math.inf:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a size in bytes. Write for example 20GB.")
-    return int(float(match[1]) * _UNITS[match[2] or ""])
+    size = 0.0 if match is None else float(match[1]) * _UNITS[match[2] or ""]
+    if not 1 <= size <= _MAX_MEMORY:
+        raise argparse.ArgumentTypeError(f"{shown(text)} is not a size in bytes up to 1000TB. Write for example 20GB")
+    return int(size)
 
 
 def _host_name(text: str) -> str:
@@ -165,12 +169,6 @@ def read_config(arguments: argparse.Namespace) -> ServerConfig:
     Raises:
         UniWorldError: options contradict each other, or one is out of range.
     """
-    if not 0 <= arguments.port <= 65535:
-        raise UniWorldError(f"--port {arguments.port} is out of range. Choose 1024 to 65535, or 0 for a free port.")
-    if arguments.history < 0:
-        raise UniWorldError(f"--history {arguments.history} is negative. Pass the number of finished prompts to keep.")
-    if arguments.cache_lru < 0:
-        raise UniWorldError(f"--cache-lru {arguments.cache_lru} is negative. Pass the number of node results to keep.")
     if arguments.token is not None and (arguments.no_token or len(arguments.token) < 8):
         reason = "contradicts --no-token" if arguments.no_token else "is too short to be secure"
         raise UniWorldError(f"--token {reason}. Choose a random one of 8 characters or more.")

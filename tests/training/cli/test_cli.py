@@ -162,7 +162,7 @@ def test_a_terminated_or_interrupted_command_exits_with_1_and_a_sentence(
         ("data check nowhere.txt", "cannot be read"),
         ("data shards nowhere.txt out", "cannot be read"),
         ("data cache small.toml", "data.cache is not set"),
-        ("data shapes out --count 0", "it must be at least 1"),
+        ("data shapes out --count 0", "--count: '0' is not a whole number from 1"),
         ("data shapes out --kinds fly", "choose some of"),
         ("eval shapes --checkpoint nowhere", "nowhere does not exist"),
         ("eval shapes --kinds fly", "choose some of"),

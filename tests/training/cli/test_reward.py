@@ -13,7 +13,7 @@ pytest.importorskip("aiohttp")
 @pytest.mark.parametrize(
     ("arguments", "token", "message"),
     [
-        ("nano --port 70000", None, "--port 70000 is out of range"),
+        ("nano --port 70000", None, "'70000' is not a whole number from 0 to 65535"),
         ("nano --listen 0.0.0.0", None, "Set UNIWORLD_REWARD_TOKEN to a secret"),
         ("nano", "short", "UNIWORLD_REWARD_TOKEN is too short"),
         ("none", None, "The judge's folder 'none' does not exist"),

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from .....uniworld_core.errors import UniWorldError
+from .....uniworld_core.errors import UniWorldError, shown
 from .ask import Ask
 from .replies import JudgeReply
 
@@ -14,6 +14,7 @@ from .replies import JudgeReply
 # tile of 512x512 and 85 for the picture.
 _FIT, _SHORT, _TILE, _PER_TILE, _BASE = 2048, 768, 512, 170, 85
 _LETTERS_PER_TOKEN = 4
+_MAX_PRICE = 1e9
 # Expected length of a reply: three scores and a sentence.
 REPLY_TOKENS = 150
 
@@ -36,9 +37,9 @@ def parse_price(text: str) -> Price:
         values = [float(part) for part in parts]
     except ValueError:
         values = []
-    if len(values) != 2 or not all(math.isfinite(value) and value >= 0 for value in values):
+    if len(values) != 2 or not all(0 <= value <= _MAX_PRICE for value in values):
         raise UniWorldError(
-            f"--price '{text}' is invalid. Write the prices of a million tokens of input and output, such as 2,8."
+            f"--price {shown(text)} is invalid. Write the prices of a million tokens of input and output, such as 2,8."
         )
     return Price(*values)
 

@@ -287,7 +287,7 @@ def test_results_of_another_workflow_or_other_rows_are_rejected(batch, run):
 
 
 @pytest.mark.parametrize(("more", "word"), [
-    (["--workers", "2"], "--workers needs a Ray cluster"), (["--ray", "local", "--workers", "0"], "at least one is needed"),
+    (["--workers", "2"], "--workers needs a Ray cluster"), (["--ray", "local", "--workers", "0"], "'0' is not a whole number from 1"),
     (["--retries", "-1"], "'-1' is not a whole number"), (["--retries", "x"], "'x' is not a whole number"),
     (["--results", "r.jsonl"], "not a results file"), (["--rows", "none.jsonl"], "cannot be read"), (["--pack", "none"], "no __init__.py"),
 ])  # fmt: skip

@@ -556,7 +556,7 @@ def test_json_output_is_lines_of_json(bench: Runner) -> None:
         (["--judge", "https://judge.example/v1", "--judge-model", "m"], "needs a key"),
         (["--judge", "openai", "--judge-model", "m", "--max-cost", "1"], "--max-cost needs the price"),
         (["--judge", "openai", "--judge-model", "m", "--price", "1"], "--price '1' is invalid"),
-        (["--judge", "openai", "--judge-model", "m", "--timeout", "nan"], "--timeout nan is invalid"),
+        (["--judge", "openai", "--judge-model", "m", "--timeout", "nan"], "--timeout: 'nan' is not a number from 0"),
         (["--split", "en"], "has no splits"),
         (["--workflow", "edit"], "exclude each other"),
     ],

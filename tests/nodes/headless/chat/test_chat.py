@@ -316,8 +316,8 @@ def test_an_empty_answer_is_reported_and_not_saved(chat: Any, monkeypatch: pytes
         (("a/b",), "has a slash"),
         (("--resume",), "contains no conversation"),
         (("talk", "--resume"), "leave out --resume"),
-        (("--steps", "0"), "--steps is 0"),
-        (("--seed", "-1"), "The seed is '-1'"),
+        (("--steps", "0"), "--steps: '0' is not a whole number from 1 to 1000"),
+        (("--seed", "-1"), "--seed: '-1' is not a whole number"),
         (("--area-side", "8"), "--area-side is 8"),
         (("--device", "abacus"), "--device is 'abacus'"),
         (

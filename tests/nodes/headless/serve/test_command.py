@@ -10,13 +10,14 @@ from pathlib import Path
 
 import pytest
 from uniworld.__main__ import main
+from uniworld.command_line import Parser
 from uniworld.nodes.headless.serve import command
 from uniworld.nodes.headless.serve.config import ServerConfig, add_options, parse_bytes, read_config
 from uniworld.nodes.headless.serve.temp_folder import create_temp, locked_temp
 
 
 def parsed(*options: str) -> argparse.Namespace:
-    parser = argparse.ArgumentParser()
+    parser = Parser()
     add_options(parser)
     arguments = parser.parse_args(options)
     arguments.models, arguments.pack = Path("models"), []
@@ -52,12 +53,12 @@ def test_defaults_are_safe():
         (["--listen", "::"], "Add --token"),
         (["--token", "short"], "too short"),
         (["--token", "long enough", "--no-token"], "contradicts"),
-        (["--port", "70000"], "is out of range"),
-        (["--history", "-1"], "negative"),
+        (["--port", "70000"], "'70000' is not a whole number from 0 to 65535"),
+        (["--history", "-1"], "'-1' is not a whole number"),
         (["--allow-host", "http://my.machine"], "is not a host name"),
         (["--allow-host", "my.machine:80"], "is not a host name"),
         (["--allow-host", ""], "is not a host name"),
-        (["--cache-lru", "-1"], "negative"),
+        (["--cache-lru", "-1"], "'-1' is not a whole number"),
     ],
 )
 def test_invalid_options(options, sentence):
