@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import io
 import os
 import re
 import secrets
@@ -228,6 +229,24 @@ def check_locks(folder: Path) -> None:
     """Check that files in a folder can be locked. Raises UniWorldError if the file system does not support locks."""
     with temporary_file(folder) as file:
         _lock(file.fileno(), folder, "", wait=False)
+
+
+def read_limited(path: Path, limit: int) -> bytes | None:
+    """Read a file of at most `limit` bytes. Devices and pipes, whose size is unknown, are read no further than that.
+
+    Returns:
+        None if the file is larger.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    content = io.BytesIO()
+    with path.open("rb") as file:
+        if os.fstat(file.fileno()).st_size > limit:
+            return None
+        while block := file.read(min(_BLOCK, limit + 1 - content.tell())):
+            content.write(block)
+    return None if content.tell() > limit else content.getvalue()
 
 
 def sha256_file(path: Path) -> str:

@@ -26,6 +26,7 @@ from uniworld.uniworld_core.files import (
     atomic_file,
     atomic_folder,
     check_locks,
+    read_limited,
     remove_stale_parts,
     rename_new,
     sha256_file,
@@ -446,6 +447,24 @@ def test_the_checksum_is_that_of_the_whole_content(tmp_path: Path, size: int) ->
     content = bytes(range(256)) * (size // 256 + 1)
     (tmp_path / "file").write_bytes(content[:size])
     assert sha256_file(tmp_path / "file") == hashlib.sha256(content[:size]).hexdigest()
+
+
+@pytest.mark.parametrize("size", [0, 2**20, 2**20 + 5])
+def test_a_file_is_read_up_to_a_limit(tmp_path: Path, size: int) -> None:
+    (tmp_path / "file").write_bytes(bytes(size))
+    assert read_limited(tmp_path / "file", size) == bytes(size)
+    assert read_limited(tmp_path / "file", size - 1) is None
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes and devices are files of Unix")
+def test_devices_and_pipes_are_read_up_to_a_limit(tmp_path: Path) -> None:
+    assert read_limited(Path("/dev/zero"), 2**20 + 3) is None
+    os.mkfifo(tmp_path / "pipe")
+    for limit, content in ((5, b"abcde"), (4, None)):
+        with ThreadPoolExecutor(1) as pool:
+            written = pool.submit((tmp_path / "pipe").write_bytes, b"abcde")
+            assert read_limited(tmp_path / "pipe", limit) == content
+            written.result()
 
 
 # What sets up the environment has nothing but the standard library.

@@ -15,10 +15,12 @@ from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from ...uniworld_core.errors import UniWorldError, shown
+from ...uniworld_core.files import read_limited
 from .editr1 import EditR1Config
 from .settings import Config
 
 PRESETS = Path(__file__).parent / "presets"
+_MAX_BYTES = 4 * 2**20
 
 T = TypeVar("T")
 _LISTS = {str: '["a", "b"]', int: "[1, 2]", float: "[1.0, 0.5]", bool: "[true, false]"}
@@ -56,7 +58,10 @@ def load_any(source: str | Path, overrides: Sequence[str] = ()) -> Config | Edit
     named = PRESETS / f"{source}.toml"
     file = named if str(source) in preset_names() else Path(source)
     try:
-        raw = parse_toml(file.read_text(encoding="utf-8"), str(file))
+        data = read_limited(file, _MAX_BYTES)
+        if data is None:
+            raise UniWorldError(f"{source} is larger than {_MAX_BYTES // 2**20} MiB: give a TOML file of settings.")
+        raw = parse_toml(data.decode("utf-8"), str(file))
     except (OSError, UnicodeDecodeError) as error:
         raise UniWorldError(
             f"The configuration {source} cannot be read ({error}): give a TOML file or a preset, "

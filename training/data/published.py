@@ -14,10 +14,12 @@ from pathlib import Path
 import numpy as np
 
 from ...uniworld_core.errors import UniWorldError
+from ...uniworld_core.files import read_limited
 from ..objective.batch import BadSample
 from .annotations import BOM, PAINT_MARK, Annotation, is_painting, read_annotation, scan
 from .samples import FilePicture, Sample
 
+_MAX_LIST = 64 * 2**20
 _COLUMNS = "image_root,annotations.json,need_weight"
 
 # A sample in memory: its line in the list, its number in that file, and its byte range.
@@ -64,7 +66,10 @@ def read_list(path: Path) -> tuple[list[Line], list[str]]:
         BadData: the list cannot be read, or has no lines.
     """
     try:
-        text = path.read_bytes().removeprefix(BOM).decode("utf-8")
+        data = read_limited(path, _MAX_LIST)
+        if data is None:
+            raise BadData(path, [f"The list is larger than {_MAX_LIST // 2**20} MiB. Check its path."])
+        text = data.removeprefix(BOM).decode("utf-8")
     except OSError as error:
         raise BadData(path, [f"The list cannot be read: {error.strerror}. Check its path."]) from error
     except UnicodeDecodeError as error:

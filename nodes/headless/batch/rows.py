@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ....uniworld_core.errors import UniWorldError, shown
+from ....uniworld_core.files import read_limited
 from ....uniworld_core.json_text import BadJson, loads
 from ..check.validate import validate_prompt
 from ..registry.registry import Registry
@@ -58,11 +59,11 @@ def read_rows(path: Path) -> list[BatchRow]:
         BadRows: lines are invalid; every one of them is named.
     """
     try:
-        if path.stat().st_size > MAX_BYTES:
-            raise UniWorldError(f"'{path}' is larger than {MAX_BYTES // 2**20} MiB. Split it into several batches.")
-        data = path.read_bytes()
+        data = read_limited(path, MAX_BYTES)
     except OSError as error:
         raise UniWorldError(f"The rows '{path}' cannot be read: {error.strerror}. Check the path.") from error
+    if data is None:
+        raise UniWorldError(f"'{path}' is larger than {MAX_BYTES // 2**20} MiB. Split it into several batches.")
     rows: list[BatchRow] = []
     problems: list[str] = []
     lines: dict[str, int] = {}

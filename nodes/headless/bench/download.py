@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ast
 import glob
+import hashlib
 import importlib.util
+import io
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -12,7 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ....uniworld_core.errors import UniWorldError, brief, shown
-from ....uniworld_core.files import sha256_file
+from ....uniworld_core.files import read_limited, sha256_file
 from ....uniworld_core.json_text import BadJson, loads
 from .damaged import pointer_problem, unreadable
 
@@ -119,13 +121,14 @@ class Download:
     def text(self, path: Path) -> str:
         """Return the text of a file. Raises UniWorldError if it is not UTF-8 text."""
         try:
-            if path.stat().st_size > MAX_BYTES:
-                raise UniWorldError(f"'{path}' is larger than {MAX_BYTES // 2**20} MiB. Download it again.")
             problem = pointer_problem(path)
             if problem is not None:
                 raise UniWorldError(f"'{path}' {problem}")
-            text = path.read_text(encoding="utf-8-sig")
-            self.record(path, sha256_file(path))
+            data = read_limited(path, MAX_BYTES)
+            if data is None:
+                raise UniWorldError(f"'{path}' is larger than {MAX_BYTES // 2**20} MiB. Download it again.")
+            text = io.TextIOWrapper(io.BytesIO(data), encoding="utf-8-sig").read()  # with universal newlines
+            self.record(path, hashlib.sha256(data).hexdigest())
         except UnicodeDecodeError as error:
             raise UniWorldError(f"'{path}' is not UTF-8 text. Download it again.") from error
         except OSError as error:

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from ....uniworld_core.families.family import Family
 
 _PROMPT = "you> "
+_MAX_LINE = 2**20  # characters
 
 EPILOG = (
     "Name pictures in a message (photo.jpg Make it winter.) or attach them with /image; /help lists the commands. Without a "
@@ -93,7 +94,7 @@ class Chat:
     def run(self) -> int:
         """Process lines until the input ends or the user quits, and return the exit code."""
         self._report.ready(self._session.history, self._notes())
-        lines = _typed_lines(self._report.info) if self._interactive else sys.stdin
+        lines = _typed_lines(self._report.info) if self._interactive else _piped_lines(sys.stdin)
         status = "success"
         try:
             for line in lines:
@@ -256,6 +257,14 @@ def _open_history(arguments: argparse.Namespace) -> History:
     else:  # the saved FLUX and SigLIP folders may not match another checkpoint
         history.model = model
     return history
+
+
+def _piped_lines(file: TextIO) -> Iterator[str]:
+    """Yield the lines of a file or pipe. Raises UniWorldError if one is too long: a device may have no line breaks."""
+    while line := file.readline(_MAX_LINE + 1):
+        if len(line) > _MAX_LINE:
+            raise UniWorldError(f"A message has more than {_MAX_LINE} characters. Pass one message per line.")
+        yield line
 
 
 def _typed_lines(info: Callable[[str], None]) -> Iterator[str]:

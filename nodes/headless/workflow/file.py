@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ....uniworld_core.errors import UniWorldError, shown
+from ....uniworld_core.files import read_limited
 from ....uniworld_core.json_text import BadJson, loads
 from ..problems import node_label, node_title
 from ..registry.registry import Registry
@@ -161,16 +162,16 @@ def read_workflow(path: Path, registry: Registry) -> Workflow:
 
 def _read_json(path: Path) -> Any:
     try:
-        size = path.stat().st_size
-        text = path.read_text(encoding="utf-8-sig") if size <= MAX_BYTES else ""
+        data = read_limited(path, MAX_BYTES)
+        if data is None:
+            raise UniWorldError(f"'{path}' is larger than {MAX_BYTES // 2**20} MiB. Pass a workflow, not another file.")
+        text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise UniWorldError(
             f"'{path}' is not UTF-8 text. A workflow is a JSON file in editor or API form: save one from the editor."
         ) from error
     except OSError as error:
         raise UniWorldError(f"'{path}' cannot be read: {error.strerror}. Check the path.") from error
-    if size > MAX_BYTES:
-        raise UniWorldError(f"'{path}' is larger than {MAX_BYTES // 2**20} MiB. Pass a workflow, not another file.")
     try:
         # Workflows in ComfyUI's pictures may contain NaN. Values are checked later, against the nodes.
         return loads(text, allow_nan=True, allow_duplicates=True)

@@ -15,6 +15,7 @@ from typing import Any
 from PIL import Image
 
 from .....uniworld_core.errors import RunFailed, UniWorldError, brief, shown
+from .....uniworld_core.files import read_limited
 from .....uniworld_core.json_text import BadJson, loads
 from .ask import Ask
 from .client import JudgeDown, JudgeRejected
@@ -22,7 +23,7 @@ from .replies import JudgeReply
 
 # The server's name in the settings of a run.
 VQA = "vqa"
-_MAX_LINE = 2**20
+_MAX_BYTES, _MAX_LINE = 512 * 2**20, 2**20
 _CLOSE_SECONDS = 10.0
 
 # What an answer belongs to: an item, a crop of its picture (0 for the whole picture), and a question.
@@ -87,7 +88,12 @@ def kind_of(crop: int, question: str) -> str:
 
 def _read(path: Path) -> dict[_Place, str]:
     try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")
+        data = read_limited(path, _MAX_BYTES)
+        if data is None:
+            raise UniWorldError(
+                f"--vqa '{path}' is larger than {_MAX_BYTES // 2**20} MiB. Pass the answers of one run."
+            )
+        lines = data.decode("utf-8-sig").split("\n")
     except OSError as error:
         raise UniWorldError(f"--vqa '{path}' cannot be read: {error.strerror}. Check the path.") from error
     except UnicodeDecodeError as error:

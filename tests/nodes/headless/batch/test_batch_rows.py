@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +81,22 @@ def test_a_missing_or_huge_file_is_rejected(tmp_path, monkeypatch):
     (tmp_path / "rows.jsonl").write_text("{}  ")
     with pytest.raises(ValueError, match="Split it into several batches"):
         read_rows(tmp_path / "rows.jsonl")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes and devices are files of Unix")
+def test_a_device_is_read_up_to_the_limit(monkeypatch):
+    monkeypatch.setattr(batch_rows, "MAX_BYTES", 100)
+    with pytest.raises(ValueError, match="Split it into several batches"):
+        read_rows(Path("/dev/zero"))
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes and devices are files of Unix")
+def test_rows_of_a_pipe(tmp_path):
+    os.mkfifo(tmp_path / "rows")
+    writer = threading.Thread(target=(tmp_path / "rows").write_text, args=('{"id": "a"}\n{"id": "b"}\n',))
+    writer.start()
+    assert [row.id for row in read_rows(tmp_path / "rows")] == ["a", "b"]
+    writer.join()
 
 
 IDS = [

@@ -18,12 +18,14 @@ from PIL import Image
 from safetensors.torch import save_file
 from uniworld.__main__ import main
 from uniworld.nodes import host
+from uniworld.nodes.headless.chat import command
 from uniworld.nodes.headless.chat import history as chat_history
 from uniworld.nodes.headless.chat import painting as chat_painting
 from uniworld.nodes.headless.chat import session as chat_session
 from uniworld.nodes.headless.chat.history import FILE, History, SavedTurn
 from uniworld.nodes.headless.chat.options import default_memory
 from uniworld.uniworld_core import Conversation, Turn, UniWorld, files
+from uniworld.uniworld_core.errors import UniWorldError
 from uniworld.uniworld_core.loading.shipped import SHIPPED_FOLDER
 from uniworld.uniworld_core.prompts.scope import read_scope
 
@@ -468,3 +470,10 @@ def test_a_damaged_conversation_is_reported_and_not_changed(tmp_path: Path, dama
     with pytest.raises(ValueError, match="cannot be resumed"):
         History(tmp_path / "chat", "talk", {})
     assert file.read_bytes() == before
+
+
+def test_a_message_without_end_is_an_error(monkeypatch):
+    monkeypatch.setattr(command, "_MAX_LINE", 4)
+    assert list(command._piped_lines(io.StringIO("one\ntwo"))) == ["one\n", "two"]
+    with pytest.raises(UniWorldError, match="more than 4 characters"):
+        list(command._piped_lines(io.StringIO("one\nthree")))
