@@ -198,6 +198,33 @@ class LossSettings:
 
 
 @dataclass(frozen=True)
+class PreserveSettings:
+    """Prompts that must not change while others are trained: on their pictures, the policy is held at the reference.
+
+    Rewards alone do not preserve them. A prompt that has become wrong is wrong in all pictures of its group, and such a group
+    has nothing to learn from. Learning without forgetting: arXiv 1606.09282.
+
+    Attributes:
+        weight: weight of the mean squared distance of the velocity from the reference's, summed over all pictures of these
+            prompts, whatever their rewards, and divided by the number of pictures that are trained on; 0 leaves it out.
+        kinds: which kinds of `data.shapes` they are. In `data.metadata`, lines with `"preserve": true` mark them instead.
+        start: first epoch with this term; the first of all is 0.
+    """
+
+    weight: float = 0.0
+    kinds: tuple[str, ...] = ()
+    start: int = 0
+
+    def __post_init__(self) -> None:
+        check("preserve.weight", self.weight, 0 <= self.weight < float("inf"), "a number of 0 or more")
+        at_least("preserve.start", self.start, 0)
+
+    def acts_in(self, epoch: int) -> bool:
+        """Whether an epoch has this term."""
+        return self.weight > 0 and epoch >= self.start
+
+
+@dataclass(frozen=True)
 class PromptDataSettings:
     """The prompts; exactly one source is set.
 
@@ -309,6 +336,7 @@ class EditR1Config:
     policy: PolicySettings = field(default_factory=PolicySettings)
     advantage: AdvantageSettings = field(default_factory=AdvantageSettings)
     loss: LossSettings = field(default_factory=LossSettings)
+    preserve: PreserveSettings = field(default_factory=PreserveSettings)
     data: PromptDataSettings = field(default_factory=PromptDataSettings)
     reward: RewardSettings = field(default_factory=RewardSettings)
     optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
@@ -324,6 +352,16 @@ class EditR1Config:
         if not self.data.sources:
             raise UniWorldError(
                 "None of data.metadata, data.list and data.shapes is set: give the prompts (--set data.metadata=FILE)."
+            )
+        unused = [kind for kind in self.preserve.kinds if kind not in self.data.shapes]
+        if unused:
+            raise UniWorldError(
+                f"preserve.kinds has {', '.join(unused)}, but data.shapes has no such tasks: add them, so that they are painted."
+            )
+        if self.preserve.weight and self.editr1.mean == "published":
+            raise UniWorldError(
+                "preserve.weight cannot be combined with editr1.mean 'published', which averages in micro-batches: set "
+                "editr1.mean to 'epoch'."
             )
         if not self.reward.name:
             raise UniWorldError("reward.name is not set: give the reward (--set reward.name=NAME).")

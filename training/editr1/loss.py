@@ -35,10 +35,6 @@ class LossTerms:
     policy: Tensor
     kl: Tensor
 
-    def total(self, kl_weight: float) -> Tensor:
-        """Return policy loss plus weighted KL, (B,) float64."""
-        return self.policy + kl_weight * self.kl if kl_weight else self.policy
-
 
 def optimality(advantages_B: Tensor, settings: LossSettings) -> Tensor:
     """Return the probability r in 0..1 that a sample counts as positive, from its advantage (B,)."""

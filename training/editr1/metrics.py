@@ -19,7 +19,7 @@ class Update:
 
     Attributes:
         loss: policy loss.
-        kl: mean squared distance of the velocity from the reference's; None if it has no weight.
+        kl: mean squared distance of the velocity from the reference's, on the pictures with a weight of it; None without.
         gradient_norm: global norm before clipping.
         learning_rate: the learning rate used.
     """

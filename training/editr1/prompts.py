@@ -33,6 +33,7 @@ class EditPrompt:
         references: the reference pictures as the policy and the reward see them, in order.
         requirement: what the judge must check in addition; "" for nothing.
         task: the exact answer, if the data has one.
+        preserve: the policy is held at the reference on its pictures (`PreserveSettings`).
     """
 
     key: str
@@ -40,6 +41,7 @@ class EditPrompt:
     references: tuple[Image.Image, ...]
     requirement: str = ""
     task: object = None
+    preserve: bool = False
 
 
 class Prompts(Protocol):
@@ -53,6 +55,10 @@ class Prompts(Protocol):
     def count(self) -> int | None:
         """Number of prompts; None if they never end."""
 
+    @property
+    def preserves(self) -> bool:
+        """Whether some prompts are marked to be preserved."""
+
     def read(self, index: int) -> EditPrompt:
         """Return one prompt. Raises BadSample if it or a picture of it is invalid."""
 
@@ -60,7 +66,7 @@ class Prompts(Protocol):
 class MetadataPrompts:
     """The published format: a file of JSON lines with prompt, image and requirement, and one picture each.
 
-    Pictures are cropped to a square and resized, as published.
+    Lines with `"preserve": true`, which is ours, are preserved. Pictures are cropped to a square and resized, as published.
 
     Args:
         file: the file, such as `train_metadata.jsonl`. Pictures are relative to its folder.
@@ -80,6 +86,7 @@ class MetadataPrompts:
         if not self._rows:
             raise BadData(file, [f"The file is empty; its lines must be {_EXAMPLE}."])
         self.fingerprint = hashlib.sha256(data).hexdigest()[:32]
+        self.preserves = any(row.get("preserve", False) for _, row in self._rows)
 
     @property
     def count(self) -> int:
@@ -92,7 +99,9 @@ class MetadataPrompts:
             picture = FilePicture(self.file.parent / row["image"], f"`image` in {key}").open()
         except UniWorldError as error:
             raise BadSample(key, str(error)) from error
-        return EditPrompt(key, row["prompt"], (square_crop(picture, self._side),), row.get("requirement", ""))
+        pictures = (square_crop(picture, self._side),)
+        requirement, preserve = row.get("requirement", ""), row.get("preserve", False)
+        return EditPrompt(key, row["prompt"], pictures, requirement, preserve=preserve)
 
 
 class ListedPrompts:
@@ -104,6 +113,8 @@ class ListedPrompts:
     Raises:
         BadData: the list is invalid.
     """
+
+    preserves = False
 
     def __init__(self, file: Path) -> None:
         self._samples = PublishedSamples(file)
@@ -202,4 +213,6 @@ def _row(line: str) -> Mapping[str, Any]:
     check_prompt(row["prompt"])
     if not isinstance(row.get("requirement", ""), str):
         raise UniWorldError(f"its requirement is {shown(row['requirement'])}; it must be a text.")
+    if not isinstance(row.get("preserve", False), bool):
+        raise UniWorldError(f"its preserve is {shown(row['preserve'])}; it must be true or false.")
     return row

@@ -42,10 +42,24 @@ class Providers:
     checks: Mapping[str, CheckReward] = field(default_factory=lambda: REWARD_CHECKS)
 
     def open_prompts(self, config: EditR1Config) -> Prompts:
-        """Open the configured prompts. Raises UniWorldError if they are invalid, or fewer than the groups of an epoch."""
+        """Open the configured prompts.
+
+        Raises:
+            UniWorldError: they are invalid, fewer than the groups of an epoch, or marked to be preserved without a weight or
+                the other way around.
+        """
         prompts = self.prompts[config.data.sources[0]](config)
         if prompts.count is not None:
             check_groups(prompts.count, config.editr1.groups)
+        if prompts.preserves and not config.preserve.weight:
+            raise UniWorldError(
+                "Some prompts are marked to be preserved, but preserve.weight is 0: set it, for example to 5."
+            )
+        if config.preserve.weight and not prompts.preserves:
+            raise UniWorldError(
+                f"preserve.weight is {config.preserve.weight:g}, but no prompt is marked to be preserved: set preserve.kinds for "
+                'data.shapes, or "preserve": true in lines of data.metadata.'
+            )
         return prompts
 
     def open_reward(self, config: EditR1Config) -> Reward:

@@ -32,9 +32,16 @@ def summarize_editr1(config: EditR1Config, model: UniWorld, prompts: Prompts) ->
         f"each, and trains on those that pass the filter, at {_count(settings.times, 'noise level')} with "
         f"{_count(policies, 'forward pass', 'es')} and",
         "one backward pass each.",
+        *_preserved(config),
         _rewards(config),
     )
     return f"{to_toml(config)}\n" + "\n".join(f"# {line}" for line in lines)
+
+
+def _preserved(config: EditR1Config) -> tuple[str, ...]:
+    if not config.preserve.weight:
+        return ()
+    return (f"From epoch {config.preserve.start} on, the policy is held at the reference on preserved prompts.",)
 
 
 def _rewards(config: EditR1Config) -> str:

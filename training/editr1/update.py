@@ -1,4 +1,7 @@
-"""The gradient of an epoch: passes over the valid pictures at their noise levels, each with up to three policies."""
+"""The gradient of an epoch: passes over pictures at their noise levels, each with up to three policies.
+
+These are the valid pictures, which the loss trains on, and all pictures of prompts to preserve.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +34,9 @@ class TrainingPass:
         levels: index in the schedule of each.
         seeds: seed of the noise of each.
         r: `optimality` of each.
-        weights: weight of each in the sum that is the loss; 0 in passes that only keep processes in step.
+        weights: weight of each in the sum that is the policy loss; 0 for pictures that are only preserved, and in passes that
+            only keep processes in step.
+        kl_weights: weight of each one's KL in the loss.
     """
 
     rollout: Rollout
@@ -40,6 +45,7 @@ class TrainingPass:
     seeds: tuple[int, ...]
     r: tuple[float, ...]
     weights: tuple[float, ...]
+    kl_weights: tuple[float, ...]
 
 
 def plan_passes(rollouts: Sequence[Rollout], found: Advantages, config: EditR1Config, epoch: int) -> list[TrainingPass]:
@@ -49,21 +55,25 @@ def plan_passes(rollouts: Sequence[Rollout], found: Advantages, config: EditR1Co
     passes = []
     for rollout in rollouts:
         number, first = rollout.group.number, rollout.group.number * settings.group_size
-        valid = [item for item in range(len(rollout.latents)) if found.valid[first + item]]
+        hold = config.preserve.weight if rollout.prompt.preserve and config.preserve.acts_in(epoch) else 0.0
+        valid = [bool(found.valid[first + item]) for item in range(len(rollout.latents))]
+        used = [item for item, trained in enumerate(valid) if trained or hold]
         times = {
             item: draw_times(settings.steps, settings.times, times_seed(seed, epoch, number, item, settings.shared))
-            for item in valid
+            for item in used
         }
         for turn in range(settings.times):
-            for start in range(0, len(valid), micro):
-                items = tuple(valid[start : start + micro])
+            for start in range(0, len(used), micro):
+                items = tuple(used[start : start + micro])
                 levels = tuple(times[item][turn] for item in items)
                 seeds = tuple(
                     training_noise_seed(seed, epoch, number, item, level, settings.shared)
                     for item, level in zip(items, levels)
                 )
-                r = tuple(r_of[first + item] for item in items)
-                passes.append(TrainingPass(rollout, items, levels, seeds, r, (1.0,) * len(items)))
+                r = tuple(r_of[first + item] if valid[item] else 0.5 for item in items)
+                weights = tuple(float(valid[item]) for item in items)
+                kl_weights = tuple(config.loss.kl * weight + hold for weight in weights)
+                passes.append(TrainingPass(rollout, items, levels, seeds, r, weights, kl_weights))
     return passes
 
 
@@ -80,37 +90,43 @@ def backward(
     """Accumulate the gradient of the epoch's mean loss. Collective.
 
     Returns:
-        That loss, without KL, and the mean KL, which is None if it has no weight and is not computed.
+        That loss, without KL, and the mean KL of the pictures with a weight of it, which is None if there are none.
     """
     passes = plan_passes(rollouts, found, config, epoch)
-    counts = world.gather([len(passes)])
+    counts, with_kl = world.gather(
+        [len(passes), sum(weight > 0 for one in passes for weight in one.kl_weights)]
+    ).unbind(1)
     total = float(counts.sum()) if config.editr1.mean == "published" else float(found.valid.sum()) * config.editr1.times
-    # DDP and FSDP2 need the same passes in every process.
+    # DDP and FSDP2 need the same passes in every process, each with the same policies.
     idle = [_idle_pass(rollouts[0])] * (int(counts.max()) - len(passes))
+    all_with_kl = world.size > 1 and bool(with_kl.sum() > 0)
     sums = [0.0, 0.0]
     for number, one in enumerate([*passes, *idle]):
         last = number == len(passes) + len(idle) - 1
         share = len(one.items) if config.editr1.mean == "published" else 1
-        weights = torch.tensor(one.weights, dtype=torch.float64, device=world.device) / (share * total)
         with nullcontext() if last else without_sync(policy.wrapped):
-            loss, kl = _pass(policy, one, weights, sigmas, config, world, dtype)
+            loss, kl = _pass(policy, one, share * total, sigmas, config, world, dtype, all_with_kl)
         sums[0] += loss
         sums[1] += kl
     loss, kl = world.gather(sums).sum(dim=0).tolist()
-    return loss, kl if config.loss.kl else None
+    if config.editr1.mean != "published":
+        kl *= total / max(1.0, float(with_kl.sum()))
+    return loss, kl if with_kl.sum() > 0 else None
 
 
 def _pass(
     policy: Policy,
     one: TrainingPass,
-    weights_B: Tensor,
+    total: float,
     sigmas: Tensor,
     config: EditR1Config,
     world: World,
     dtype: torch.dtype,
+    with_kl: bool,
 ) -> tuple[float, float]:
-    """Run forward and backward on one pass. Return its parts of the loss and of the KL."""
-    device, guidance, settings = world.device, config.editr1.guidance, config.loss
+    """Run forward and backward on one pass. Return its parts of the loss and of the KL, which are sums divided by `total`."""
+    device, guidance = world.device, config.editr1.guidance
+    with_kl = with_kl or any(one.kl_weights)
     x0 = one.rollout.latents[list(one.items)]
     noise = torch.stack([_noise(seed, x0.shape[1:]) for seed in one.seeds])
     sigma_B = sigmas[list(one.levels)]
@@ -123,7 +139,7 @@ def _pass(
         if not on_policy:
             with policy.as_old():
                 v_old = policy.wrapped(*arguments)
-        if settings.kl:
+        if with_kl:
             with policy.as_reference():
                 v_reference = policy.wrapped(*arguments)
     with autocast(device, dtype):
@@ -131,10 +147,15 @@ def _pass(
     # The old policy becomes theta after each epoch if it is on policy, and theta has not moved since.
     v_old = v.detach() if v_old is None else v_old
     r_B = torch.tensor(one.r, dtype=torch.float64, device=device)
-    terms = loss_terms(v, v_old, v.detach() if v_reference is None else v_reference, x0, xt, sigma_B, r_B, settings)
+    terms = loss_terms(v, v_old, v.detach() if v_reference is None else v_reference, x0, xt, sigma_B, r_B, config.loss)
+    weights_B, kl_weights_B = (
+        torch.tensor(values, dtype=torch.float64, device=device) / total for values in (one.weights, one.kl_weights)
+    )
+    policy_loss = (terms.policy * weights_B).sum()
+    loss = policy_loss + (terms.kl * kl_weights_B).sum() if with_kl else policy_loss
     # DDP and FSDP2 average gradients over processes; the factor turns that into a sum.
-    ((terms.total(settings.kl) * weights_B).sum() * world.size).backward()
-    return float((terms.policy.detach() * weights_B).sum()), float((terms.kl.detach() * weights_B).sum())
+    (loss * world.size).backward()
+    return float(policy_loss.detach()), float((terms.kl.detach() * (kl_weights_B > 0)).sum() / total)
 
 
 def _noise(seed: int, shape: Sequence[int]) -> Tensor:
@@ -142,4 +163,4 @@ def _noise(seed: int, shape: Sequence[int]) -> Tensor:
 
 
 def _idle_pass(rollout: Rollout) -> TrainingPass:
-    return TrainingPass(rollout, (0,), (0,), (0,), (0.5,), (0.0,))
+    return TrainingPass(rollout, (0,), (0,), (0,), (0.5,), (0.0,), (0.0,))

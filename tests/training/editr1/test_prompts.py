@@ -34,9 +34,11 @@ def test_invalid_lines_are_all_listed(tmp_path: Path) -> None:
         '{"image": "1.png"}',
         '{"prompt": " ", "image": "1.png"}',
         '{"prompt": "a", "image": 5}',
+        '{"prompt": "a", "image": "1.png", "requirement": 3}',
+        '{"prompt": "a", "image": "1.png", "preserve": 1}',
     ]
     file = tmp_path / "prompts.jsonl"
-    file.write_text("\n".join([*lines, '{"prompt": "a", "image": "1.png", "requirement": 3}', ""]), encoding="utf-8")
+    file.write_text("\n".join([*lines, ""]), encoding="utf-8")
     with pytest.raises(UniWorldError) as error:
         MetadataPrompts(file, 16)
     message = str(error.value)
@@ -46,6 +48,7 @@ def test_invalid_lines_are_all_listed(tmp_path: Path) -> None:
         assert problem in message
     assert "line 6: its image is 5" in message
     assert "line 7: its requirement is 3" in message
+    assert "line 8: its preserve is 1; it must be true or false." in message
 
 
 @pytest.mark.parametrize("content", [b"", b"\n\n", b"\xff\xfe"])

@@ -105,6 +105,32 @@ def test_full_training_resumes_too_and_exports_a_checkpoint(
     assert (tmp_path / "exported" / "config.json").is_file()
 
 
+def test_the_policy_is_held_at_the_reference_on_prompts_to_preserve(
+    tmp_path: Path, metadata: Path, config_of: Configure, providers_of: Provide, rows: Rows
+) -> None:
+    marked = tmp_path / "marked.jsonl"
+    lines = [json.loads(line) for line in metadata.read_text(encoding="utf-8").splitlines()]
+    images = [str(metadata.parent / line["image"]) for line in lines]
+    content = [{**line, "image": image, "preserve": True} for line, image in zip(lines, images)]
+    marked.write_text("\n".join(map(json.dumps, content)), encoding="utf-8")
+    settings = (f"data.metadata={marked}", "loss.kl=0", "run.steps=4")
+    with pytest.raises(UniWorldError, match=r"preserve\.weight is 0: set it"):
+        train_editr1(config_of(*settings), tmp_path / "none", providers_of())
+
+    def distances(name: str, *more: str) -> list[float | None]:
+        train_editr1(config_of(*settings, *more), tmp_path / name, providers_of())
+        return [row["kl"] for row in rows(tmp_path / name)]
+
+    free, held = distances("free", "preserve.weight=1e-12"), distances("held", "preserve.weight=1e4")
+    late = distances("late", "preserve.weight=1e4", "preserve.start=3")
+    assert free[0] == held[0] == 0
+    assert free[3] is not None
+    assert held[3] is not None
+    assert 0 < held[3] < 0.5 * free[3]
+    assert late[:3] == [None] * 3
+    assert late[3] == pytest.approx(free[3], rel=1e-3)
+
+
 def test_adapters_are_exported_in_both_layouts(tmp_path: Path, first_epoch: Path) -> None:
     export_editr1(first_epoch, tmp_path / "lora", raw=True)
     published, single = load_file(tmp_path / "lora" / ADAPTER_FILE), load_file(tmp_path / "lora" / SINGLE_FILE)
@@ -319,6 +345,9 @@ def test_what_cannot_work_is_refused_before_the_model_opens(
             ["reward.name=remote", "reward.url=http://a", "policy.kind=full", f"model.checkpoint={kontext}"],
             "set policy.kind",
         ),
+        (["reward.name=remote", "reward.url=http://a", "preserve.weight=1"], "no prompt is marked to be preserved"),
+        (["preserve.kinds=add"], "data.shapes has no such tasks"),
+        (["preserve.weight=1", "editr1.mean=published"], "set editr1.mean to 'epoch'"),
     ):
         config_of()
         chosen = [f"data.metadata={metadata}", *settings]

@@ -35,6 +35,7 @@ class ShapesPrompts:
         kinds: kinds of tasks; a kind may occur several times.
         seed: seed of the tasks.
         side: side of the pictures in pixels.
+        preserve: kinds that are marked to be preserved.
 
     Raises:
         UniWorldError: a kind is unknown or not painted, or the side is invalid.
@@ -42,12 +43,14 @@ class ShapesPrompts:
 
     count = None
 
-    def __init__(self, kinds: Sequence[str], seed: int, side: int) -> None:
+    def __init__(self, kinds: Sequence[str], seed: int, side: int, preserve: Sequence[str] = ()) -> None:
         unknown = [kind for kind in kinds if kind not in PAINTED_KINDS]
         if unknown:
             raise UniWorldError(f"data.shapes has {', '.join(unknown)}; choose some of {', '.join(PAINTED_KINDS)}.")
         check_side(side)
         self._kinds, self._seed, self._side = tuple(kinds), seed, side
+        self._preserve = frozenset(preserve)
+        self.preserves = bool(self._preserve)
         self.fingerprint = hashlib.sha256(repr((self._kinds, seed, side)).encode()).hexdigest()[:32]
 
     def read(self, index: int) -> EditPrompt:
@@ -55,7 +58,8 @@ class ShapesPrompts:
         kind = self._kinds[index % len(self._kinds)]
         rng = np.random.default_rng(stream_seed(self._seed, index))
         task = make_task(kind, rng, "train", self._side)
-        return EditPrompt(f"{kind}-{index:08d}", task.prompt, task.references, task=task)
+        key, preserve = f"{kind}-{index:08d}", kind in self._preserve
+        return EditPrompt(key, task.prompt, task.references, task=task, preserve=preserve)
 
 
 class OracleReward:
@@ -82,7 +86,7 @@ def shaped(verdict: Verdict) -> float:
 
 
 def _prompts(config: EditR1Config) -> ShapesPrompts:
-    return ShapesPrompts(config.data.shapes, config.run.seed, config.editr1.side)
+    return ShapesPrompts(config.data.shapes, config.run.seed, config.editr1.side, config.preserve.kinds)
 
 
 def _check_oracle(config: EditR1Config) -> None:
