@@ -45,6 +45,16 @@ def brief(error: BaseException) -> str:
     return message or type(error).__name__
 
 
+def plural(count: int, noun: str, ending: str = "s") -> str:
+    """Return a noun as it follows a number in a message: `step` after 1, otherwise `steps`."""
+    return noun if count == 1 else f"{noun}{ending}"
+
+
+def counted(count: int, noun: str, ending: str = "s") -> str:
+    """Return a number with its noun for a message: `1 step`, `2 steps`."""
+    return f"{count} {plural(count, noun, ending)}"
+
+
 class _BoundedRepr(reprlib.Repr):
     """A `repr` that stops after about `limit` characters, so that its cost does not depend on the value's size or depth."""
 

@@ -6,7 +6,7 @@ import time
 from typing import Any
 
 import pytest
-from uniworld.uniworld_core.errors import shown
+from uniworld.uniworld_core.errors import counted, shown
 
 
 def nested(depth: int) -> list[Any]:
@@ -61,3 +61,8 @@ def test_a_large_value_costs_no_time() -> None:
     began = time.process_time()
     shown(value)
     assert time.process_time() - began < 1
+
+
+def test_numbers_agree_with_their_nouns() -> None:
+    assert [counted(number, "step") for number in (0, 1, 2)] == ["0 steps", "1 step", "2 steps"]
+    assert [counted(number, "forward pass", "es") for number in (1, 2)] == ["1 forward pass", "2 forward passes"]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...command_line import DONE, FAILED, whole_number
 from ...streams import say
-from ...uniworld_core.errors import UniWorldError, shown
+from ...uniworld_core.errors import UniWorldError, counted, shown
 from .command import Bars, Command, add_config, is_rank0
 
 if TYPE_CHECKING:
@@ -52,8 +52,9 @@ def _train(arguments: argparse.Namespace) -> int:
     if is_rank0() and result.interrupted:
         say(f"Stopped after step {result.steps} and saved a checkpoint; run the same command again to resume.")
     elif is_rank0():
-        skipped = f", {result.skipped} bad samples skipped (see skipped.jsonl)" if result.skipped else ""
-        say(f"Finished {result.steps} steps{skipped}. Export a checkpoint: uniworld train export {run} FOLDER")
+        skipped = f", {counted(result.skipped, 'bad sample')} skipped (see skipped.jsonl)" if result.skipped else ""
+        finished = counted(result.steps, "step") + skipped
+        say(f"Finished {finished}. Export a checkpoint: uniworld train export {run} FOLDER")
     return FAILED if result.interrupted else DONE
 
 
@@ -79,14 +80,15 @@ def _train_editr1(config: EditR1Config, run: Path, dry_run: bool) -> int:
     result = train_editr1(config, run, providers())
     if is_rank0() and result.idle:
         say(
-            f"No group passed the filter in {result.idle} epochs, which changed nothing: see `trained` in metrics.jsonl. If "
-            "this is frequent, choose harder or easier prompts, or other thresholds in the table advantage."
+            f"No group passed the filter in {counted(result.idle, 'epoch')}, which changed nothing: see `trained` in "
+            "metrics.jsonl. If this is frequent, choose harder or easier prompts, or other thresholds in the table advantage."
         )
     if is_rank0() and result.interrupted:
         say(f"Stopped after epoch {result.steps} and saved a checkpoint; run the same command again to resume.")
     elif is_rank0():
-        skipped = f", {result.skipped} bad samples replaced (see skipped.jsonl)" if result.skipped else ""
-        say(f"Finished {result.steps} epochs{skipped}. Export the result: uniworld train export {run} FOLDER")
+        skipped = f", {counted(result.skipped, 'bad sample')} replaced (see skipped.jsonl)" if result.skipped else ""
+        finished = counted(result.steps, "epoch") + skipped
+        say(f"Finished {finished}. Export the result: uniworld train export {run} FOLDER")
     return FAILED if result.interrupted else DONE
 
 

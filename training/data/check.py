@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ...uniworld_core.editing.fitting import fit_before
 from ...uniworld_core.editing.masks import edit_mask
-from ...uniworld_core.errors import UniWorldError
+from ...uniworld_core.errors import UniWorldError, counted
 from ...uniworld_core.images.pictures import to_image
 from ...uniworld_core.images.sizes import DEFAULT_AREA, DEFAULT_RATIOS, Size, size_by_aspect
 from ...uniworld_core.prompts.text import check_prompt
@@ -82,7 +82,7 @@ class DataReport:
                 f"{summary.small_masks} are too small"
             )
         count = len(self.problems)
-        lines.append("No problems." if not count else "1 problem." if count == 1 else f"{count} problems.")
+        lines.append(f"{counted(count, 'problem')}." if count else "No problems.")
         return "\n".join(lines)
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..errors import counted
 from ..images.components import Components, connected_components
 
 Box = dict[str, int | float | str]
@@ -138,7 +139,7 @@ def read_pose(painted_BHW3: Tensor) -> PerceptionResult:
         found = _distinct([(parts.boxes[part].tolist(), JOINTS[int(parts.values[part]) - 1]) for part in joints])
         boxes.append(found)
         names = ", ".join(sorted({str(box["joint"]) for box in found}, key=JOINTS.index))
-        lines.append(f"{count(len(found), 'joint')}: {names}" if found else "no joints")
+        lines.append(f"{counted(len(found), 'joint')}: {names}" if found else "no joints")
     clean_BHW3 = painted_BHW3 * mask_BHW.unsqueeze(-1)
     return PerceptionResult(clean_BHW3, mask_BHW.float(), boxes, one_line(lines))
 
@@ -165,10 +166,6 @@ def no_boxes(batch: Tensor) -> list[list[Box]]:
 
 def percent(mask_HW: Tensor) -> str:
     return f"{100 * float(mask_HW.float().mean()):.1f} %"
-
-
-def count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def one_line(lines: list[str]) -> str:

@@ -13,9 +13,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..editing.morphology import close_mask, open_mask
-from ..errors import UniWorldError
+from ..errors import UniWorldError, counted
 from ..images.components import connected_components, keep_large
-from .heads import Box, PerceptionResult, as_image, count, one_line, percent, stands_out
+from .heads import Box, PerceptionResult, as_image, one_line, percent, stands_out
 from .rectangles import corner, find_rectangles, make_box
 
 # Minimum difference between paint and picture in some channel (0..1). Chosen on overlays of half strength with noise of 0.03
@@ -51,7 +51,7 @@ def read_segmentation(painted_BHW3: Tensor, source_BHW3: Tensor | None) -> Perce
     lines = []
     for item, mask_HW in enumerate(mask_BHW):
         boxes.append([make_box(*bounds) for bounds in parts.boxes[parts.items == item].tolist()])
-        in_parts = count(len(boxes[-1]), "part")
+        in_parts = counted(len(boxes[-1]), "part")
         lines.append(f"mask on {percent(mask_HW)} of the picture in {in_parts}" if boxes[-1] else "nothing painted")
     return PerceptionResult(as_image(mask_BHW), mask_BHW.float(), boxes, one_line(lines))
 
@@ -77,7 +77,7 @@ def read_detection(painted_BHW3: Tensor, source_BHW3: Tensor | None) -> Percepti
             outline_HW[y + line : y + height - line, x + line : x + width - line] = False
             drawn_BHW[item] |= outline_HW
     lines = [
-        f"{count(len(found), 'rectangle')} around {percent(filled_HW)} of the picture" if found else "no rectangles"
+        f"{counted(len(found), 'rectangle')} around {percent(filled_HW)} of the picture" if found else "no rectangles"
         for found, filled_HW in zip(boxes, filled_BHW)
     ]
     return PerceptionResult(as_image(drawn_BHW), filled_BHW.float(), boxes, one_line(lines))

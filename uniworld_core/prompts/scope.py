@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from ..errors import plural
 from ..loading.settings import SHARE, Rule, listed, read_json, take, whole
 from .conversation import Conversation
 from .text import USER
@@ -60,14 +61,14 @@ class Scope:
         if words:
             more = f" and {len(words) - _LISTED} more" if len(words) > _LISTED else ""
             unknown.append(
-                f"the {_plural(len(words), 'word')} " + ", ".join(f"'{word}'" for word in words[:_LISTED]) + more
+                f"the {plural(len(words), 'word')} " + ", ".join(f"'{word}'" for word in words[:_LISTED]) + more
             )
         if not _WORD.search(text):
             unknown.append("the prompt")
         if pictures:
             single = len(conversation.refs) == 1
             numbers = ", ".join(map(str, pictures))
-            unknown.append("the picture" if single else f"{_plural(len(pictures), 'picture')} {numbers}")
+            unknown.append("the picture" if single else f"{plural(len(pictures), 'picture')} {numbers}")
         warnings = []
         if unknown:
             warnings.append(
@@ -115,10 +116,6 @@ def flat_share(picture: Image.Image) -> float:
         covered += int(near.sum())
         left_N3 = left_N3[~near]
     return covered / even_hw.size
-
-
-def _plural(count: int, noun: str) -> str:
-    return noun if count == 1 else f"{noun}s"
 
 
 _TEXT = Rule("text of up to 500 characters", lambda value: isinstance(value, str) and 0 < len(value) <= 500)

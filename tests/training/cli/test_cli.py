@@ -261,6 +261,26 @@ def test_every_command_line_in_the_documentation_is_valid() -> None:
 # --- training ---------------------------------------------------------------------------------------------------------
 
 
+def test_numbers_of_steps_and_epochs_agree_with_their_nouns(
+    command: Command, config_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from uniworld.training.editr1 import loop as editr1_loop
+
+    rewards = ("train", "nano_editr1", "--folder", tmp_path / "run")
+    for number, steps, epochs in (
+        (1, "Finished 1 step, 1 bad sample skipped", "Finished 1 epoch, 1 bad sample replaced"),
+        (2, "Finished 2 steps, 2 bad samples skipped", "Finished 2 epochs, 2 bad samples replaced"),
+    ):
+        ended = TrainingResult(number, 1.0, number, False)
+        rewarded = editr1_loop.EditR1Result(number, 1.0, number, number, False)
+        monkeypatch.setattr(loop, "train", lambda *_, ended=ended: ended)
+        monkeypatch.setattr(editr1_loop, "train_editr1", lambda *_, ended=rewarded: ended)
+        assert f"{steps} (see skipped.jsonl). Export" in command("train", config_file)[2]
+        err = command(*rewards)[2]
+        assert f"{epochs} (see skipped.jsonl). Export" in err
+        assert f"in {number} epoch{'s' * (number > 1)}, which changed" in err
+
+
 def test_a_dry_run_prints_the_summary_and_writes_nothing(command: Command, config_file: Path, tmp_path: Path) -> None:
     code, out, _ = command("train", config_file, "--set", "optimizer.lr=0.5", "--dry-run")
     assert code == 0

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from ....uniworld_core.errors import counted
 from .gain import Gain, paired_gain
 from .measure import TaskResult
 
@@ -29,7 +30,7 @@ def judge_verdict(pairs: Pairs, name: str, trained: bool) -> str:
         return f"`{name}` has no score on these tasks."
     score, right, excess = _gain(scored, name), _gain(scored, ""), _excess(scored, name)
     changes = (
-        f"On {', '.join(scored)} ({score.count} {'task' if score.count == 1 else 'tasks'}), the score of `{name}` went from {score.before:.1f} to "
+        f"On {', '.join(scored)} ({counted(score.count, 'task')}), the score of `{name}` went from {score.before:.1f} to "
         f"{score.after:.1f} %: {_points(score)} points. The fraction that the oracle accepts went from {right.before:.1f} to "
         f"{right.after:.1f} %: {_points(right)} points. The score's change is {_points(excess)} points above that of the oracle."
     )
