@@ -150,7 +150,7 @@ def _read(scope: GraphScope, infos: Infos, nodes: dict[int, EditorNodes]) -> Edi
         if not is_off(node) and node["type"].startswith(("workflow>", "workflow/")):
             raise UniWorldError(
                 f"Node {scope.full_id(node_id)} is a group node ('{node['type']}') of an old editor. Open the workflow "
-                "in a newer editor, convert the node to a subgraph, and save the workflow."
+                "in a current editor, which converts the node to a subgraph, and save it."
             )
     opened = {child.graph.definition["id"]: nodes[id(child.graph)] for child in scope.children.values()}
     found = read_nodes(scope.graph, infos, scope.full_id, opened.get)
