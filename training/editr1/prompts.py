@@ -11,6 +11,7 @@ from typing import Any, Protocol
 from PIL import Image
 
 from ...uniworld_core.errors import UniWorldError, shown
+from ...uniworld_core.files import read_limited
 from ...uniworld_core.json_text import BadJson, loads
 from ...uniworld_core.prompts.text import check_prompt
 from ..data.annotations import BOM
@@ -20,6 +21,7 @@ from ..objective.batch import BadSample
 from .pictures import square_crop
 
 _LISTED = 20
+_MAX_BYTES = 2**30  # all prompts are kept in memory
 _EXAMPLE = '{"prompt": "...", "image": "images/1.png", "requirement": "..."}'
 
 
@@ -178,7 +180,9 @@ def check_prompts(file: Path, progress: Callable[[int], None] | None = None) -> 
 
 def _read_lines(file: Path) -> tuple[bytes, list[str]]:
     try:
-        data = file.read_bytes()
+        data = read_limited(file, _MAX_BYTES)
+        if data is None:
+            raise BadData(file, [f"The file is larger than {_MAX_BYTES // 2**20} MiB. Use fewer prompts."])
         return data, data.removeprefix(BOM).decode("utf-8").split("\n")
     except OSError as error:
         raise BadData(file, [f"The file cannot be read: {error.strerror}. Check its path."]) from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ...uniworld_core import UniWorld
+from ...uniworld_core.errors import counted
 from ..config.editr1 import EditR1Config
 from ..config.file import to_toml
 from .adapters import Adapters
@@ -24,13 +25,13 @@ def summarize_editr1(config: EditR1Config, model: UniWorld, prompts: Prompts) ->
     trained = sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
     pictures = settings.groups * settings.group_size
     policies = 1 + (settings.old != "on_policy") + bool(config.loss.kl)
-    number = "no end of prompts" if prompts.count is None else _count(prompts.count, "prompt")
+    number = "no end of prompts" if prompts.count is None else counted(prompts.count, "prompt")
     lines = (
         f"{trained:,} parameters train{layers}.",
         f"{number}; each epoch paints {pictures} pictures of {settings.groups} of them, with "
-        f"{_count(settings.steps, 'forward pass', 'es')}",
-        f"each, and trains on those that pass the filter, at {_count(settings.times, 'noise level')} with "
-        f"{_count(policies, 'forward pass', 'es')} and",
+        f"{counted(settings.steps, 'forward pass', 'es')}",
+        f"each, and trains on those that pass the filter, at {counted(settings.times, 'noise level')} with "
+        f"{counted(policies, 'forward pass', 'es')} and",
         "one backward pass each.",
         *_preserved(config),
         _rewards(config),
@@ -51,7 +52,3 @@ def _rewards(config: EditR1Config) -> str:
     shares = [f"{weight / sum(weights):.2g} {name}" for name, weight in zip(settings.name, weights, strict=True)]
     watched = f", and {', '.join(settings.watch)} is only recorded" if settings.watch else ""
     return f"The reward is {' + '.join(shares) if len(shares) > 1 else settings.name[0]}{watched}."
-
-
-def _count(number: int, noun: str, plural: str = "s") -> str:
-    return f"{number} {noun}{plural if number != 1 else ''}"

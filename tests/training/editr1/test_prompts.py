@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 from uniworld.__main__ import main
+from uniworld.training.editr1 import prompts as prompts_module
 from uniworld.training.editr1.prompts import EditPrompt, ListedPrompts, MetadataPrompts
 from uniworld.training.editr1.reward.protocol import RewardFailure
 from uniworld.training.editr1.sheet import GroupRow, group_sheet
@@ -78,6 +79,13 @@ def test_a_check_reports_every_line_and_picture(
     assert "line 3: " in report["problems"][1]
     assert "2.png" in report["problems"][1]
     assert main(["data", "check", str(tmp_path / "missing.jsonl")]) == 2
+
+
+@pytest.mark.skipif(not Path("/dev/zero").exists(), reason="devices are files of Unix")
+def test_a_device_is_read_up_to_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prompts_module, "_MAX_BYTES", 2**20)
+    with pytest.raises(UniWorldError, match="larger than"):
+        MetadataPrompts(Path("/dev/zero"), 16)
 
 
 def test_our_annotations_give_all_references(tiny_data: Path) -> None:
