@@ -161,7 +161,7 @@ def _add_editr1(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--aims",
         metavar="A,B",
-        help="kinds whose mean is the result, if a run trains on others only to preserve them (default: those of the run)",
+        help="kinds whose mean is the result (default: those that the run trains on without preserving them)",
     )
     parser.add_argument("--samplers", metavar="A,B", help="such as euler-28,dpm2-6 (default: both)")
     parser.add_argument("--oracle-only", action="store_true", help="leave out the run's other rewards")

@@ -84,8 +84,8 @@ def _file(folder: Path, weights: str, sampler: ExamSampler, kind: str) -> Path:
 
 
 def trained_kinds(config: EditR1Config) -> tuple[str, ...]:
-    """Return the kinds of tasks that a run trains on, each once."""
-    return tuple(dict.fromkeys(config.data.shapes))
+    """Return the kinds of tasks that a run is to improve, each once: those it trains on, without those to preserve."""
+    return tuple(kind for kind in dict.fromkeys(config.data.shapes) if kind not in config.preserve.kinds)
 
 
 def judges(config: EditR1Config) -> tuple[str, ...]:
@@ -121,7 +121,7 @@ def measure(
         step: epoch of a saved checkpoint; None takes the newest.
         raw: measure the raw weights instead of their EMA.
         count: tasks per kind; those of a smaller count are the first of a larger one.
-        kinds: kinds of tasks; None takes those that the run trains on.
+        kinds: kinds of tasks; None takes all that the run paints.
         samplers: the samplers.
         seed: seed of tasks and noise.
         progress: called with what is measured, its finished tasks and their total.
@@ -135,7 +135,7 @@ def measure(
             cannot be used.
     """
     config = read_run(run)
-    kinds = trained_kinds(config) if kinds is None else kinds
+    kinds = tuple(dict.fromkeys(config.data.shapes)) if kinds is None else kinds
     names = () if oracle_only else judges(config)
     unknown = [kind for kind in kinds if kind not in PAINTED_KINDS]
     if not kinds:

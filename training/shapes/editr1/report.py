@@ -36,7 +36,7 @@ def report(run: Path, weights: str, command: str, aims: Sequence[str] | None = N
         run: the run's folder.
         weights: name of the measured checkpoint, from `measure`.
         command: how the report was made.
-        aims: kinds of tasks whose mean is the result; None takes those that the run trains on.
+        aims: kinds of tasks whose mean is the result; None takes those that the run is to improve.
 
     Raises:
         UniWorldError: the folder has no run with rewards, or it has not finished an epoch.

@@ -86,6 +86,8 @@ def test_it_judges_only_kinds_that_it_has_questions_about() -> None:
         providers().open_reward(config_of('reward.model=""'))
     config = config_of('data.shapes=["add", "compose", "add"]', 'reward.watch=["oracle", "logit"]')
     assert (trained_kinds(config), judges(config)) == (("add", "compose"), ("questions", "logit"))
+    config = config_of('data.shapes=["add", "compose"]', 'preserve.kinds=["add"]')
+    assert trained_kinds(config) == ("compose",)
 
 
 def results(right: float, score: float) -> list[TaskResult]:
