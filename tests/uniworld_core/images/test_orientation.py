@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 from uniworld.uniworld_core.images.orientation import upright, upright_size
 from uniworld.uniworld_core.images.picture_files import PictureFile
+
+from .drawn import encoded, gradient
 
 # How a camera stores an upright picture under each orientation.
 STORED: dict[int, Callable[[np.ndarray], np.ndarray]] = {
@@ -24,18 +25,6 @@ STORED: dict[int, Callable[[np.ndarray], np.ndarray]] = {
     8: lambda a: np.rot90(a, -1),
 }
 KINDS = {"JPEG": {"quality": 100, "subsampling": 0}, "PNG": {}, "WEBP": {"lossless": True}, "TIFF": {}}
-
-
-def gradient(width: int = 48, height: int = 32) -> Image.Image:
-    rows, columns = np.mgrid[0:height, 0:width]
-    red, green = columns * 255 // (width - 1), rows * 255 // (height - 1)
-    return Image.fromarray(np.stack([red, green, 255 - red], axis=-1).astype(np.uint8))
-
-
-def encoded(picture: Image.Image, kind: str, **options: Any) -> bytes:
-    data = io.BytesIO()
-    picture.save(data, kind, **options)
-    return data.getvalue()
 
 
 def pixels(picture: Image.Image) -> np.ndarray:

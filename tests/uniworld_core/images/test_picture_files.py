@@ -15,17 +15,7 @@ import pytest
 from PIL import Image, features
 from uniworld.uniworld_core.images.picture_files import BadPicture, Limits, PictureFile, TooMuch, TooSlow, deadline
 
-
-def gradient(width: int = 48, height: int = 32) -> Image.Image:
-    rows, columns = np.mgrid[0:height, 0:width]
-    red, green = columns * 255 // (width - 1), rows * 255 // (height - 1)
-    return Image.fromarray(np.stack([red, green, 255 - red], axis=-1).astype(np.uint8))
-
-
-def encoded(picture: Image.Image, kind: str, **options: Any) -> bytes:
-    data = io.BytesIO()
-    picture.save(data, kind, **options)
-    return data.getvalue()
+from .drawn import encoded, gradient
 
 
 def opened(data: bytes, **options: Any) -> PictureFile:
