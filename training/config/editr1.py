@@ -155,8 +155,8 @@ class AdvantageSettings:
         filter: a name in `FILTERS`. "published" trains on groups with std > `min_std` and mean < `max_mean`. "paper" drops
             only groups that are both flat and good: std < `min_std` and mean > `max_mean`.
         min_std, max_mean: the thresholds.
-        retire: a sample whose group was flat and good is not drawn again (published `ban_prompt`). Endless data repeats no
-            sample anyway.
+        retire: a sample whose group was flat and good is not drawn again (published `ban_prompt`), unless it is to be
+            preserved. Endless data repeats no sample anyway.
     """
 
     spread: str = "global"

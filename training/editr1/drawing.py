@@ -74,7 +74,8 @@ class PromptDraw:
         count, groups = self.prompts.count, self.config.editr1.groups
         if count is None or not self.config.advantage.retire:
             return frozenset()
-        mastered = frozenset(self.history.mastered)
+        # A prompt to preserve is usually mastered, and held at the reference only while it is drawn.
+        mastered = frozenset(index for index in self.history.mastered if not self.prompts.is_preserved(index))
         if count - len(mastered) < groups:
             raise EpochRefused(
                 f"{len(mastered)} of the {count} samples are mastered and retired, and the others are fewer than "

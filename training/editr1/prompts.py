@@ -61,6 +61,9 @@ class Prompts(Protocol):
     def preserves(self) -> bool:
         """Whether some prompts are marked to be preserved."""
 
+    def is_preserved(self, index: int) -> bool:
+        """Whether this prompt is."""
+
     def read(self, index: int) -> EditPrompt:
         """Return one prompt. Raises BadSample if it or a picture of it is invalid."""
 
@@ -88,11 +91,14 @@ class MetadataPrompts:
         if not self._rows:
             raise BadData(file, [f"The file is empty; its lines must be {_EXAMPLE}."])
         self.fingerprint = hashlib.sha256(data).hexdigest()[:32]
-        self.preserves = any(row.get("preserve", False) for _, row in self._rows)
+        self.preserves = any(map(self.is_preserved, range(self.count)))
 
     @property
     def count(self) -> int:
         return len(self._rows)
+
+    def is_preserved(self, index: int) -> bool:
+        return self._rows[index][1].get("preserve", False)
 
     def read(self, index: int) -> EditPrompt:
         number, row = self._rows[index]
@@ -102,8 +108,8 @@ class MetadataPrompts:
         except UniWorldError as error:
             raise BadSample(key, str(error)) from error
         pictures = (square_crop(picture, self._side),)
-        requirement, preserve = row.get("requirement", ""), row.get("preserve", False)
-        return EditPrompt(key, row["prompt"], pictures, requirement, preserve=preserve)
+        requirement = row.get("requirement", "")
+        return EditPrompt(key, row["prompt"], pictures, requirement, preserve=self.is_preserved(index))
 
 
 class ListedPrompts:
@@ -125,6 +131,9 @@ class ListedPrompts:
     @property
     def count(self) -> int:
         return len(self._samples)
+
+    def is_preserved(self, index: int) -> bool:
+        return False
 
     def read(self, index: int) -> EditPrompt:
         sample = self._samples[index]

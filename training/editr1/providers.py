@@ -53,7 +53,7 @@ class Providers:
             check_groups(prompts.count, config.editr1.groups)
         if prompts.preserves and not config.preserve.weight:
             raise UniWorldError(
-                "Some prompts are marked to be preserved, but preserve.weight is 0: set it, for example to 5."
+                "Some prompts are marked to be preserved, but preserve.weight is 0: set it, for example to 5, or mark none."
             )
         if config.preserve.weight and not prompts.preserves:
             raise UniWorldError(

@@ -105,14 +105,19 @@ def test_full_training_resumes_too_and_exports_a_checkpoint(
     assert (tmp_path / "exported" / "config.json").is_file()
 
 
-def test_the_policy_is_held_at_the_reference_on_prompts_to_preserve(
-    tmp_path: Path, metadata: Path, config_of: Configure, providers_of: Provide, rows: Rows
-) -> None:
-    marked = tmp_path / "marked.jsonl"
+def marked_to_preserve(metadata: Path, to: Path) -> Path:
+    """Write the prompts of `metadata` with the mark that they are to be preserved."""
     lines = [json.loads(line) for line in metadata.read_text(encoding="utf-8").splitlines()]
     images = [str(metadata.parent / line["image"]) for line in lines]
     content = [{**line, "image": image, "preserve": True} for line, image in zip(lines, images)]
-    marked.write_text("\n".join(map(json.dumps, content)), encoding="utf-8")
+    to.write_text("\n".join(map(json.dumps, content)), encoding="utf-8")
+    return to
+
+
+def test_the_policy_is_held_at_the_reference_on_prompts_to_preserve(
+    tmp_path: Path, metadata: Path, config_of: Configure, providers_of: Provide, rows: Rows
+) -> None:
+    marked = marked_to_preserve(metadata, tmp_path / "marked.jsonl")
     settings = (f"data.metadata={marked}", "loss.kl=0", "run.steps=4")
     with pytest.raises(UniWorldError, match=r"preserve\.weight is 0: set it"):
         train_editr1(config_of(*settings), tmp_path / "none", providers_of())
@@ -407,6 +412,16 @@ def test_mastered_samples_are_retired_until_too_few_are_left(
     assert [(row["painted"], row["mastered"]) for row in rows(tmp_path / "run")] == [(2, 2), (4, 4)]
     (first,) = [row for row in rows(tmp_path / "run") if row["step"] == 1]
     assert first["reward"] < first["top_75"] <= first["top_50"] <= first["top_25"] <= first["top_10"] == first["best"]
+
+
+def test_prompts_to_preserve_are_not_retired(
+    tmp_path: Path, metadata: Path, config_of: Configure, providers_of: Provide, rows: Rows
+) -> None:
+    marked = marked_to_preserve(metadata, tmp_path / "marked.jsonl")
+    limits = ("advantage.min_std=9", "advantage.max_mean=0", "advantage.retire=true")
+    config = config_of(f"data.metadata={marked}", "preserve.weight=1", "run.steps=3", *limits)
+    train_editr1(config, tmp_path / "run", providers_of())
+    assert [row["mastered"] for row in rows(tmp_path / "run")] == [2, 4, 4]
 
 
 def test_settings_of_an_epoch_have_limits(config_of: Configure) -> None:

@@ -53,13 +53,20 @@ class ShapesPrompts:
         self.preserves = bool(self._preserve)
         self.fingerprint = hashlib.sha256(repr((self._kinds, seed, side)).encode()).hexdigest()[:32]
 
+    def is_preserved(self, index: int) -> bool:
+        """Whether the kind of task number `index` is one to preserve."""
+        return self._kind(index) in self._preserve
+
     def read(self, index: int) -> EditPrompt:
         """Make task number `index`."""
-        kind = self._kinds[index % len(self._kinds)]
+        kind = self._kind(index)
         rng = np.random.default_rng(stream_seed(self._seed, index))
         task = make_task(kind, rng, "train", self._side)
-        key, preserve = f"{kind}-{index:08d}", kind in self._preserve
+        key, preserve = f"{kind}-{index:08d}", self.is_preserved(index)
         return EditPrompt(key, task.prompt, task.references, task=task, preserve=preserve)
+
+    def _kind(self, index: int) -> str:
+        return self._kinds[index % len(self._kinds)]
 
 
 class OracleReward:
