@@ -21,6 +21,7 @@ from .values import apply_values
 
 
 def check_workflow(arguments: argparse.Namespace) -> int:
+    """Run `uniworld check` and return its exit code. Raises UniWorldError if the workflow or an option cannot be used."""
     to_stdout = arguments.api is not None and is_stdout(arguments.api)
     if to_stdout and arguments.json:
         raise UniWorldError(f"--api {arguments.api} and --json both write to standard output. Pass --api a file name.")

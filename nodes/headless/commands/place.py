@@ -36,6 +36,7 @@ def add_common_options(parser: argparse.ArgumentParser) -> None:
 
 
 def add_server_option(parser: argparse.ArgumentParser) -> None:
+    """Add the option of commands that can use one server instead of nodes in this process."""
     parser.add_argument("--server", metavar="URL", help=SERVER_HELP)
 
 

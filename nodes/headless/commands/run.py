@@ -20,6 +20,7 @@ from .values import apply_values
 
 
 def run_workflow(arguments: argparse.Namespace) -> int:
+    """Run `uniworld run` and return its exit code. Raises UniWorldError if the workflow or an option cannot be used."""
     if arguments.workflow is None:
         raise UniWorldError(f"Name a workflow to run. Shipped workflows: {list_shipped()}.")
     # Output that nodes print must not mix with the lines of --json.

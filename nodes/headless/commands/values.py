@@ -14,6 +14,7 @@ from ..workflow.prompt_choices import SEED_HELP
 
 
 def add_value_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `apply_values`, and the folders that pictures are read from and written to."""
     parser.add_argument("--set", action="append", default=[], metavar="NODE.input=value", help="set an input's value")
     parser.add_argument(
         "--image", action="append", default=[], metavar="NODE=picture", help="set the picture that a node loads"
@@ -28,6 +29,9 @@ def apply_values(workflow: Workflow, registry: Registry, arguments: argparse.Nam
 
     Returns:
         A note for each prompt that this changed.
+
+    Raises:
+        UniWorldError: an option is malformed, or names a node, an input or a file that does not exist.
     """
     for entry in arguments.set:
         target, equals, text = entry.partition("=")
