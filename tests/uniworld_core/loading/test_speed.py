@@ -99,16 +99,18 @@ def test_what_does_not_work_here_is_reported_before_files_are_read(settings: dic
         UniWorld.from_pretrained("no such folder", dtype=torch.float32, **settings)
 
 
-def test_a_machine_without_a_compiler_is_reported_before_files_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_machine_without_a_compiler_is_reported_before_files_are_read() -> None:
     config = importlib.import_module("torch._inductor.config")
-    monkeypatch.setattr(config.cpp, "cxx", ("/nonexistent/g++",))
-    monkeypatch.setattr(config, "force_disable_caches", True)
     speed_module._compiling.clear()
-    with pytest.raises(
-        UniWorldError, match=r"compile does not work on cpu here \(.+\): install a C\+\+ compiler, or set"
+    # torch's own patch: monkeypatch deletes settings of torch's modules when it restores them, for the whole process.
+    with (
+        config.patch({"cpp.cxx": ("/nonexistent/g++",), "force_disable_caches": True}),
+        pytest.raises(
+            UniWorldError, match=r"compile does not work on cpu here \(.+\): install a C\+\+ compiler, or set"
+        ),
     ):
         UniWorld.from_pretrained("no such folder", compile="blocks")
-    speed_module._compiling.clear()
+    assert not speed_module._compiling
 
 
 def test_an_error_of_a_run_names_the_settings(condition: Condition, monkeypatch: pytest.MonkeyPatch) -> None:
