@@ -38,6 +38,16 @@ def test_requirements_for_comfyui_are_the_dependencies_without_its_own(project: 
     assert installed == left
 
 
+def test_ci_runs_with_the_oldest_versions_that_the_dependencies_allow(project: dict[str, Any]) -> None:
+    pinned = dict(
+        re.findall(r"^([\w-]+)==([\d.]+)$", (ROOT / ".ci/oldest.txt").read_text(encoding="utf-8").lower(), re.M)
+    )
+    for dependency in project["project"]["dependencies"]:
+        name, oldest = re.fullmatch(r"(\w+)>=([\d.]+)(?:,<\d+)?", dependency).groups()  # type: ignore[union-attr]
+        if name != "torch":  # PyPI has no old builds of it without CUDA
+            assert f"{pinned[name]}.".startswith(f"{oldest}."), dependency
+
+
 def test_nodes_do_not_need_packages_that_comfyui_does_not_install() -> None:
     """Only locks need filelock, and neither nodes nor other parts of the core use locks."""
     rooms = [ROOT / "uniworld_core", ROOT / "nodes" / "pack", ROOT / "nodes" / "host"]
