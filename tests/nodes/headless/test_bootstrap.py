@@ -239,21 +239,35 @@ def test_an_environment_that_the_user_made_is_not_touched(bootstrap, checkout, c
     assert not calls
 
 
-def test_without_ensurepip_the_systems_pip_is_used(bootstrap, checkout, calls, monkeypatch):
+@pytest.fixture
+def modules(monkeypatch):
+    """Which of the modules that install packages can be found.
+
+    Looking for pip itself would make setuptools leave `distutils` to Python, and then fail wherever this process uses it.
+    """
+    found = {"ensurepip", "pip"}
     real = importlib.util.find_spec
-    monkeypatch.setattr(
-        importlib.util, "find_spec", lambda name, *more: None if name == "ensurepip" else real(name, *more)
-    )
+    spec = real("json")  # any will do
+
+    def find_spec(name):
+        if name in ("ensurepip", "pip"):
+            return spec if name in found else None
+        return real(name)
+
+    monkeypatch.setattr(importlib.util, "find_spec", find_spec)
+    return found
+
+
+def test_without_ensurepip_the_systems_pip_is_used(bootstrap, checkout, calls, monkeypatch, modules):
+    modules.remove("ensurepip")
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: subprocess.CompletedProcess([], 0))
     bootstrap.ensure_environment(checkout, [])
     assert "--without-pip" in calls[0]
     assert calls[1][1:4] == ["-m", "pip", "--python"]
 
 
-def test_without_any_pip_the_error_says_how_to_install_it(bootstrap, checkout, calls, monkeypatch, capsys):
-    real = importlib.util.find_spec
-    missing = ("ensurepip", "pip")
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *more: None if name in missing else real(name, *more))
+def test_without_any_pip_the_error_says_how_to_install_it(bootstrap, checkout, calls, capsys, modules):
+    modules -= {"ensurepip", "pip"}
     assert bootstrap.run_in_environment(checkout, ["run"]) == 1
     assert "sudo apt install python3" in capsys.readouterr().err
 
