@@ -183,8 +183,20 @@ def _error(error: CompletionError) -> web.Response:
 
 async def get_models(request: web.Request) -> web.Response:
     names = await asyncio.to_thread(answering_models)
-    models = [{"id": name, "object": "model", "created": 0, "owned_by": "uniworld"} for name in names]
-    return json_response({"object": "list", "data": models})
+    return json_response({"object": "list", "data": [_model(name) for name in names]})
+
+
+async def get_model(request: web.Request) -> web.Response:
+    name = request.match_info["name"]
+    try:
+        await asyncio.to_thread(check_model, name)
+    except CompletionError as error:
+        return _error(error)
+    return json_response(_model(name))
+
+
+def _model(name: str) -> dict[str, object]:
+    return {"id": name, "object": "model", "created": 0, "owned_by": "uniworld"}
 
 
 _BODY = {
@@ -208,4 +220,7 @@ ROUTES = [
     HTTPRoute("POST", "/v1/chat/completions", post_completion, "Answer a chat in text, with OpenAI's API.", body=_BODY,
           statuses=_STATUSES, alias=False),
     HTTPRoute("GET", "/v1/models", get_models, "The checkpoints that answer, as OpenAI lists models.", alias=False),
+    # Names may have slashes.
+    HTTPRoute("GET", "/v1/models/{name:.+}", get_model, "A checkpoint that answers, as OpenAI describes a model.",
+          statuses={200: "The model.", 400: "The model only paints.", 404: "Unknown model."}, alias=False),
 ]  # fmt: skip

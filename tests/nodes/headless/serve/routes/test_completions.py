@@ -280,6 +280,13 @@ def test_openais_own_client_understands_the_server(served: Live, expected: str) 
             client.chat.completions.create(**body(n=3))
         with pytest.raises(openai.NotFoundError):
             client.chat.completions.create(**body(model="other"))
+        listed = client.models.list().data
+        assert client.models.retrieve("nano") == next(one for one in listed if one.id == "nano")
+        with pytest.raises(openai.NotFoundError, match="does not exist") as missing:
+            client.models.retrieve("other")
+        assert missing.value.code == "model_not_found"
+        with pytest.raises(openai.BadRequestError, match="only paints"):
+            client.models.retrieve("FLUX.1-Kontext-dev")
 
 
 def test_requests_and_prompts_share_the_queue(served: Live, ask: Callable[..., Any], expected: str) -> None:
