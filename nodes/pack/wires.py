@@ -33,6 +33,8 @@ class _Samples(TypedDict):
 class Latent(_Samples, total=False):
     """LATENT, with ComfyUI's keys and the format of its samples. Other nodes may add more keys.
 
+    Read samples with `latents.samples_of`: those of a family that ComfyUI lacks have another key (`PrivateLatent`).
+
     Keys:
         samples: (B, C, h, w), or (B, C, 1, h, w).
         noise_mask: (B, H, W), 1 where to paint.

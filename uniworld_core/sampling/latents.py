@@ -38,6 +38,7 @@ class LatentFormat:
         shift, scale: one number each, or one per channel.
         rgb: maps normalized latents to the colors of previews.
         ndim: 4 for latents (B, C, h, w); 5 for (B, C, 1, h, w), the shape of video VAEs.
+        in_comfyui: whether ComfyUI has models and VAEs for such latents.
     """
 
     name: str
@@ -48,6 +49,7 @@ class LatentFormat:
     scale: float | tuple[float, ...]
     rgb: RGB
     ndim: int = 4
+    in_comfyui: bool = True
 
     @property
     def unit(self) -> int:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from uniworld.nodes import NODE_CLASS_MAPPINGS, host
-from uniworld.nodes.pack.latents import samples_of, to_latent
+from uniworld.nodes.pack.latents import PrivateLatent, samples_of, to_latent
 from uniworld.uniworld_core.backbones.flux_latents import FLUX_LATENTS
 from uniworld.uniworld_core.errors import UniWorldError
 
 # UniPic's latents, which have FLUX's 16 channels, and those of a VAE for videos.
-UNIPIC = replace(FLUX_LATENTS, name="unipic", factor=16, pack=1)
+UNIPIC = replace(FLUX_LATENTS, name="unipic", factor=16, pack=1, in_comfyui=False)
 VIDEO = replace(FLUX_LATENTS, name="qwen_image", ndim=5)
 AUTO = {"flux": "auto", "siglip": "auto", "dtype": "float32", "device": "cpu"}
 
@@ -77,7 +78,6 @@ def test_an_empty_latent_has_the_format_of_the_connected_model(parts: dict[str, 
         dit = replace(parts["dit"], facts=replace(parts["dit"].facts, latent_format=latents))
         latent = empty(dit=dit)
         assert latent["uniworld_format"] == latents.name
-        assert latent["samples"].shape == shape
         assert samples_of(latent, latents, "UniWorld Sampler").shape == shape
 
 
@@ -91,12 +91,33 @@ def test_latents_without_a_format_count_as_flux_if_their_shape_fits() -> None:
     assert samples_of(plain, FLUX_LATENTS, "UniWorld Sampler") is plain["samples"]
     with pytest.raises(UniWorldError, match=r"names no family and has the shape of .* 'flux', but .* family 'unipic'"):
         samples_of(plain, UNIPIC, "UniWorld Sampler")
+    # FLUX's VAE makes odd sides of some images. No node of ComfyUI makes latents of UniPic.
+    odd = {"samples": torch.zeros(1, 16, 5, 4)}
+    with pytest.raises(UniWorldError, match=r"names no family, but .* 'unipic': .* with the VAE that it was made for"):
+        samples_of(odd, UNIPIC, "UniWorld VAE Decode")
     # ComfyUI's empty latents of 4 channels only give a size.
     small = {"samples": torch.zeros(1, 4, 4, 4)}
-    assert samples_of(small, UNIPIC, "UniWorld Scheduler") is small["samples"]
+    assert samples_of(small, FLUX_LATENTS, "UniWorld Scheduler") is small["samples"]
     # Not a shape of FLUX: the model that gets them reports whether they fit.
     video = {"samples": torch.zeros(1, 16, 1, 4, 4)}
     assert samples_of(video, VIDEO, "UniWorld Sampler") is video["samples"]
+
+
+@pytest.mark.parametrize("copied", [lambda latent: latent, dict.copy, copy.copy, copy.deepcopy, lambda x: x.copy()])
+def test_nodes_of_comfyui_cannot_read_the_samples_of_a_family_that_it_lacks(copied: Any) -> None:
+    z = torch.ones(1, 16, 4, 4)
+    latent = copied(to_latent(z, UNIPIC, {"noise_mask": torch.ones(1, 64, 64), "batch_index": [4]}))  # type: ignore[typeddict-item]
+    assert "samples" not in latent
+    assert latent["batch_index"] == [4]
+    latent["batch_index"] = [5]
+    assert samples_of(latent, UNIPIC, "UniWorld VAE Decode").equal(z)
+    if copied is dict.copy:  # a plain dict
+        return
+    assert isinstance(latent, PrivateLatent)
+    with pytest.raises(UniWorldError, match=r"belongs to the family 'unipic', .*: connect it to UniWorld VAE Decode"):
+        latent["samples"]
+    with pytest.raises(KeyError, match="anything else"):
+        latent["anything else"]
 
 
 def test_other_keys_of_a_latent_are_kept() -> None:

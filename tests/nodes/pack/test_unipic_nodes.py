@@ -13,6 +13,7 @@ from PIL import Image
 from uniworld.nodes import host
 from uniworld.nodes.pack.conditioning import EncodeCondition, EncodeReference
 from uniworld.nodes.pack.folders import checkpoint_choices
+from uniworld.nodes.pack.latents import samples_of
 from uniworld.nodes.pack.loaders import LoadUniWorld
 from uniworld.nodes.pack.masks import CompositeEdit
 from uniworld.nodes.pack.sampling import LatentByAspect, Sampler, Scheduler
@@ -20,6 +21,7 @@ from uniworld.nodes.pack.understanding import Understand
 from uniworld.nodes.pack.unipic import UniPicCondition, UniPicSampler
 from uniworld.nodes.pack.vae import VAEDecode, VAEEncode
 from uniworld.uniworld_core.errors import UniWorldError
+from uniworld.uniworld_core.families.unipic.config import UNIPIC_LATENTS
 
 
 class Watched:
@@ -51,6 +53,10 @@ def painted(model: dict[str, Any], conditioning: Any, **settings: Any) -> Any:
     return UniPicSampler().execute(model["dit"], conditioning, **(values | {"batch_size": 1} | settings))[0]
 
 
+def samples(latent: Any) -> torch.Tensor:
+    return samples_of(latent, UNIPIC_LATENTS, "this test")
+
+
 def picture(height: int = 40, width: int = 60) -> torch.Tensor:
     return torch.rand(1, height, width, 3, generator=torch.Generator().manual_seed(2))
 
@@ -67,7 +73,7 @@ def test_text_to_image_reports_work_and_previews(watched: Watched) -> None:
     model = load()
     (conditioning,) = UniPicCondition().execute(model["dit"], "a red ball", "", 0)
     latent = painted(model, conditioning, batch_size=2, vae=model["vae"])
-    assert (latent["samples"].shape, latent["uniworld_format"]) == ((2, 16, 4, 4), "unipic")
+    assert (samples(latent).shape, latent["uniworld_format"]) == ((2, 16, 4, 4), "unipic")
     values = [value for value, _, _ in watched.progress]
     assert values == sorted(values)
     assert (len(set(values)) > 20, watched.progress[-1][:2]) == (True, (200, 200))
@@ -76,7 +82,7 @@ def test_text_to_image_reports_work_and_previews(watched: Watched) -> None:
     grays = [sum(color == (127, 127, 127) for color in shown.getdata()) for shown in (first, last)]
     assert grays[0] > 10 * (grays[1] + 1)
     alone = painted(model, conditioning, seed=2)
-    torch.testing.assert_close(alone["samples"], latent["samples"][1:], rtol=1e-4, atol=1e-3)
+    torch.testing.assert_close(samples(alone), samples(latent)[1:], rtol=1e-4, atol=1e-3)
     assert VAEDecode().execute(model["vae"], latent)[0].shape == (2, 64, 64, 3)
 
 
@@ -98,11 +104,11 @@ def test_the_nodes_of_all_families_work_with_it(watched: Watched) -> None:
     model = load()
     (references,) = EncodeReference().execute(picture(), model["siglip"])
     conditioning, _ = EncodeCondition().execute(model["vlm"], "make it red", references, model["text"])
-    assert painted(model, conditioning, iterations=1)["samples"].shape == (1, 16, 4, 4)
+    assert samples(painted(model, conditioning, iterations=1)).shape == (1, 16, 4, 4)
     answer, _ = Understand().execute(model["vlm"], "what?", 3, 0.0, 0, references)
     assert isinstance(answer, str)
     (latent,) = VAEEncode().execute(model["vae"], picture(32, 48))
-    assert (latent["samples"].shape, latent["uniworld_format"]) == ((1, 16, 2, 3), "unipic")
+    assert (samples(latent).shape, latent["uniworld_format"]) == ((1, 16, 2, 3), "unipic")
 
 
 def test_models_and_latents_of_other_families_are_refused(watched: Watched) -> None:

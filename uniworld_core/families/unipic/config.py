@@ -33,7 +33,9 @@ SCHEDULES = ("constant", "linear")
 # Unscaled latents are multiplied by 0.2325 (published: vae_scale). Without the VAE, previews show brightness only; `KL16.rgb`
 # has colors fitted to the loaded VAE.
 _GRAY = (*[(1 / 32,) * 3] * 16, (0.0,) * 3)
-UNIPIC_LATENTS = LatentFormat("unipic", channels=16, factor=16, pack=1, shift=0.0, scale=0.2325, rgb=(_GRAY,))
+UNIPIC_LATENTS = LatentFormat(
+    "unipic", channels=16, factor=16, pack=1, shift=0.0, scale=0.2325, rgb=(_GRAY,), in_comfyui=False
+)
 
 # Harmon (arXiv 2503.21979) has the same tensors for 256 pixels and other betas.
 _HARMON_SIDE, _PUBLISHED_WIDTH = 16, 1280

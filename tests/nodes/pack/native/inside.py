@@ -157,6 +157,41 @@ def parity() -> dict[str, Any]:
 
 
 @check
+def latents_of_unipic() -> dict[str, Any]:
+    """What ComfyUI's own nodes say of a LATENT of UniPic, and whether ours still reads it behind one that only copies it."""
+    from comfy_extras.nodes_latent import LatentAdd
+    from uniworld.nodes.pack.latents import samples_of, to_latent
+    from uniworld.uniworld_core.families.unipic.config import UNIPIC_LATENTS
+
+    here, z = nano(), torch.randn(2, 16, 8, 8)
+    latent = to_latent(z, UNIPIC_LATENTS)
+    masked = nodes.SetLatentNoiseMask().set_mask(latent, torch.ones(1, SIDE, SIDE))[0]
+    vae = here.outputs["VAE"]
+    readers: dict[str, Callable[[Any], Any]] = {
+        "KSampler": lambda given: here.ksampler(latent=given),
+        "SamplerCustomAdvanced": lambda given: here.paint(latent=given),
+        "VAEDecode": lambda given: nodes.VAEDecode().decode(vae, given),
+        "VAEDecodeTiled": lambda given: nodes.VAEDecodeTiled().decode(vae, given, 512),
+        "LatentUpscale": lambda given: nodes.LatentUpscale().upscale(given, "bilinear", 64, 64, "disabled"),
+        "RepeatLatentBatch": lambda given: nodes.RepeatLatentBatch().repeat(given, 2),
+        "LatentAdd": lambda given: LatentAdd.execute(here.latent, given),
+        "SaveLatent": lambda given: nodes.SaveLatent().save(given),
+    }
+    said: dict[str, set[str]] = {}
+    for name, read in readers.items():
+        for given in (latent, masked):
+            try:
+                read(given)
+            except Exception as error:  # a node that reads it would be the fault
+                said.setdefault(name, set()).add(f"{type(error).__name__}: {error}")
+    return {
+        "said": {name: sorted(texts) for name, texts in said.items()},
+        "readers": sorted(readers),
+        "kept": bool(samples_of(masked, UNIPIC_LATENTS, "this check").equal(z)) and "noise_mask" in masked,
+    }
+
+
+@check
 def encode() -> dict[str, Any]:
     here = nano()
     picture = here.picture / 255

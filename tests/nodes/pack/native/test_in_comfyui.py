@@ -62,6 +62,17 @@ def test_nano_paints_the_same_picture_as_model(figures: Figures) -> None:
     assert found["bytes"] == 0
 
 
+def test_nodes_of_comfyui_refuse_latents_of_unipic(figures: Figures) -> None:
+    found = figures("latents_of_unipic")
+    assert sorted(found["said"]) == found["readers"]
+    for texts in found["said"].values():
+        assert len(texts) == 1
+        assert texts[0].startswith(
+            "UniWorldError: The latent belongs to the family 'unipic', which this node cannot use"
+        )
+    assert found["kept"]
+
+
 def test_the_vae_encodes_as_ours(figures: Figures) -> None:
     assert figures("encode")["latent"] < 1e-5
 
