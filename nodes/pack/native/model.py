@@ -38,9 +38,10 @@ def _patcher(part: PaintingPart) -> comfy.model_patcher.ModelPatcher:
     network.check()
     built = network.build()
     if type(built).__name__ != _NETWORK:
+        sampler = "UniWorld UniPic Sampler" if part.facts.shift is None else "UniWorld Sampler"
         raise UniWorldError(
             f"MODEL of Load UniWorld is for models with FLUX's transformer, and {part.parts.family} has another one: use "
-            "UniWorld Sampler."
+            f"{sampler}."
         )
     settings = dict(built.config)
     here = host.current()

@@ -42,7 +42,8 @@ def _vae(part: PaintingPart) -> comfy.sd.VAE:
     device = host.current().load_device(part.device)
     dtype = part.storage if isinstance(part.storage, torch.dtype) else part.storage.compute
     built = network.build()
-    if type(built).__name__ != _NETWORK:
+    # UniPic's VAE has the same class, for other latents.
+    if type(built).__name__ != _NETWORK or not part.facts.latent_format.in_comfyui:
         raise UniWorldError(
             f"VAE of Load UniWorld is for models with FLUX's VAE, and {part.parts.family} has another one: use UniWorld VAE "
             "Decode and VAE Encode."

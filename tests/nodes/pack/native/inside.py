@@ -192,6 +192,29 @@ def latents_of_unipic() -> dict[str, Any]:
 
 
 @check
+def native_parts_of_unipic() -> dict[str, Any]:
+    """What the MODEL and VAE of a UniPic say when a node of ComfyUI uses them."""
+    sys.path.insert(0, str(ROOT / "tests"))
+    from tiny_unipic import write_unipic
+    from uniworld.uniworld_core.loading.shipped import shipped_model
+
+    write_unipic(PLACE / "models" / "unipic" / "UniPic", shipped_model("tiny").checkpoint)
+    given = run("UniWorldLoader", checkpoint="UniPic", flux="auto", siglip="auto", dtype="float32", device="default")
+    outputs = dict(zip(package.NODE_CLASS_MAPPINGS["UniWorldLoader"].RETURN_NAMES, given))
+    uses = {
+        "MODEL": lambda: nano().ksampler(outputs["MODEL"]),
+        "VAE": lambda: nodes.VAEDecode().decode(outputs["VAE"], nano().latent),
+    }
+    said = {}
+    for name, use in uses.items():
+        try:
+            use()
+        except Exception as error:
+            said[name] = str(error)
+    return said
+
+
+@check
 def encode() -> dict[str, Any]:
     here = nano()
     picture = here.picture / 255

@@ -73,6 +73,12 @@ def test_nodes_of_comfyui_refuse_latents_of_unipic(figures: Figures) -> None:
     assert found["kept"]
 
 
+def test_a_unipic_has_neither_model_nor_vae_of_comfyui(figures: Figures) -> None:
+    said = figures("native_parts_of_unipic")
+    assert "and UniPic has another one: use UniWorld UniPic Sampler" in said["MODEL"]
+    assert "and UniPic has another one: use UniWorld VAE Decode" in said["VAE"]
+
+
 def test_the_vae_encodes_as_ours(figures: Figures) -> None:
     assert figures("encode")["latent"] < 1e-5
 
