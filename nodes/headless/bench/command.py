@@ -10,7 +10,7 @@ from ....command_line import DONE
 from .arguments import check_arguments
 from .compare import compare
 from .items import SuiteOptions
-from .judges import NO_JUDGE
+from .judges import NO_JUDGE, check_ready
 from .plan import BenchPlan, make_plan
 from .report.text_table import difference_text
 from .run_folder import Digests, RunFolder
@@ -36,6 +36,8 @@ def run(arguments: argparse.Namespace, out: TextIO, open_place: OpenPlace) -> in
     check_arguments(arguments)
     run = RunFolder(arguments.out)
     whole = step in SUITES
+    if whole or step == "judge":
+        check_ready(arguments, run)
     if whole or step == "plan":
         options = SuiteOptions(arguments.split, arguments.count)
         plan = make_plan(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 from ....uniworld_core.errors import UniWorldError
 from ....uniworld_core.loading.shipped import shipped_model
 from .items import Suite
-from .judging.client import OPENAI_URL, Judge, OpenAIJudge
+from .judging.client import OPENAI_URL, Judge, OpenAIJudge, check_server
 from .judging.cost import parse_price
 from .judging.identity import detector_name, identity_of
 from .judging.replies import by_key, read_replies
@@ -101,6 +102,31 @@ def check_judge(arguments: argparse.Namespace) -> None:
         raise UniWorldError("--max-cost needs the price of tokens. Add --price IN,OUT.")
     if arguments.price is not None:
         parse_price(arguments.price)
+
+
+def check_ready(arguments: argparse.Namespace, run: RunFolder) -> None:
+    """Check that the judge can be opened, before the pictures for it are made. Loads no model, and sends nothing.
+
+    A run with replies may need no others, and then neither key nor program.
+
+    Raises:
+        UniWorldError: a file, a program, the key or a package is missing, or the address is invalid.
+    """
+    judge, recorded = arguments.judge, bool(read_replies(run.replies))
+    if judge == DETECTOR:
+        for path in (arguments.detector, arguments.clip):
+            if not path.exists():
+                raise UniWorldError(f"'{path}' does not exist: check its path.")
+    elif judge.startswith(LOCAL):
+        identity_of(local_folder(judge))
+    elif judge == VQA:
+        if arguments.vqa is not None and not arguments.vqa.is_file():
+            raise UniWorldError(f"--vqa '{arguments.vqa}' is not a file. Check the path.")
+        words = [] if arguments.vqa_command is None else program_words(arguments.vqa_command)
+        if words and not recorded and shutil.which(words[0]) is None:
+            raise UniWorldError(f"--vqa-command '{words[0]}' is not a program that can be started. Check its path.")
+    elif judge != NO_JUDGE:
+        check_server(judge, with_key=not recorded)
 
 
 def check_kind(judge: str, suite: Suite) -> None:

@@ -21,9 +21,9 @@ from .replies import JudgeReply
 from .server_errors import (
     MAX_MESSAGE,
     NO_QUOTA,
-    REFUSALS,
     TEMPLATE,
     codes_of,
+    is_refusal,
     message_of,
     rejected_parameter,
     retry_after,
@@ -53,6 +53,10 @@ class JudgeRejected(Exception):
     """The server rejects this request; the same request would fail again."""
 
 
+class JudgeDenied(JudgeRejected):
+    """The server forbids a request (status 403): this one, such as a firewall, or all, such as in an unsupported region."""
+
+
 class Judge(Protocol):
     """A judge model.
 
@@ -76,7 +80,7 @@ class Judge(Protocol):
             about: the reply without its content.
 
         Raises:
-            JudgeBusy, JudgeDown, JudgeRejected: there is no reply.
+            JudgeBusy, JudgeDown, JudgeRejected, JudgeDenied: there is no reply.
             RunFailed: no request can succeed, such as with an invalid key.
         """
 
@@ -91,12 +95,11 @@ class OpenAIJudge:
         timeout: seconds to wait for a reply.
 
     Raises:
-        UniWorldError: the address is invalid, the key is missing, or the package is not installed.
+        UniWorldError: as `check_server`.
     """
 
     def __init__(self, url: str, model: str, timeout: float) -> None:
-        if importlib.util.find_spec("openai") is None:
-            raise UniWorldError("A judge needs the package openai. Install it with: pip install 'uniworld[bench]'")
+        check_server(url)
         from openai import AsyncOpenAI
 
         address = _checked(url)
@@ -135,13 +138,11 @@ class OpenAIJudge:
                     **{name: value for name, value in options.items() if name != TEMPLATE},
                 )
                 completion = await asyncio.wait_for(sent, self._timeout)
-            except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
-                if codes_of(error) & REFUSALS:
-                    return _with(about, None, refused="the server's content filter rejected the request")
-                if not self._omit(error, options):
-                    raise self._failure(error) from error
             except openai.APIStatusError as error:
-                raise self._failure(error) from error
+                if is_refusal(error):
+                    return _with(about, None, refused="the server's content filter rejected the request")
+                if error.status_code not in (400, 422) or not self._omit(error, options):
+                    raise self._failure(error) from error
             except (openai.APITimeoutError, asyncio.TimeoutError) as error:
                 raise JudgeDown("the judge did not reply in time") from error
             except (openai.APIConnectionError, BadBody) as error:
@@ -182,8 +183,10 @@ class OpenAIJudge:
             return RunFailed(
                 "The judge's quota is exhausted. Add credit, then run the same command again; recorded replies are kept."
             )
-        if status in (401, 403) or "invalid_api_key" in codes:
+        if status == 401 or "invalid_api_key" in codes:
             return RunFailed(f"The judge rejects the key (status {status}). Set {KEY_VARIABLE} to a valid key.")
+        if status == 403:
+            return JudgeDenied(self._sentence(error, "denies access"))
         if 300 <= status < 400:
             return RunFailed(
                 f"The judge's server redirects to '{shown_address(error.response)}'. Check that address, and pass it as --judge."
@@ -199,9 +202,25 @@ class OpenAIJudge:
             return JudgeDown(f"the judge's server reports an error (status {status})")
         return JudgeRejected(self._sentence(error))
 
-    def _sentence(self, error: Any) -> str:
-        message = message_of(error).replace(self._key, "***")[:MAX_MESSAGE]
-        return f"the judge rejects the request (status {error.status_code}{': ' + message if message else ''})"
+    def _sentence(self, error: Any, what: str = "rejects the request") -> str:
+        message = message_of(error).replace(self._key, "***")[:MAX_MESSAGE].rstrip(".")
+        return f"the judge {what} (status {error.status_code}{': ' + message if message else ''})"
+
+
+def check_server(url: str, with_key: bool = True) -> None:
+    """Check an address of a judge, and what requests to it need.
+
+    Args:
+        with_key: whether requests will be sent.
+
+    Raises:
+        UniWorldError: the address is invalid, the key is missing or invalid, or the package openai is not installed.
+    """
+    address = _checked(url)
+    if with_key:
+        if importlib.util.find_spec("openai") is None:
+            raise UniWorldError("A judge needs the package openai. Install it with: pip install 'uniworld[bench]'")
+        _key_for(address)
 
 
 def _read(completion: Any, about: JudgeReply) -> JudgeReply:
@@ -272,4 +291,9 @@ def _key_for(address: str) -> str:
     key = os.environ.get(KEY_VARIABLE, "").strip()
     if not key and not _is_local(address):
         raise UniWorldError(f"The judge {_host(address)} needs a key. Set the environment variable {KEY_VARIABLE}.")
+    if any(not "!" <= letter <= "~" for letter in key):  # it becomes a header of HTTP
+        raise UniWorldError(
+            f"The key in the environment variable {KEY_VARIABLE} contains spaces, line breaks or letters other than ASCII. "
+            "Copy it again."
+        )
     return key or "none"

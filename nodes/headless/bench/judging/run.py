@@ -14,7 +14,7 @@ from .....streams import say
 from .....uniworld_core.errors import RunFailed, UniWorldError
 from ..scoring.outcome import Unscored
 from .ask import Ask
-from .client import Judge, JudgeBusy, JudgeDown, JudgeRejected
+from .client import KEY_VARIABLE, Judge, JudgeBusy, JudgeDenied, JudgeDown, JudgeRejected
 from .cost import Price, Spending, estimate
 from .replies import JudgeReply, Replies
 
@@ -196,6 +196,16 @@ class Judging:
             except RunFailed as error:
                 self._stop(error)
                 return
+            except JudgeDenied as error:
+                if not self._replies.all():  # nothing shows that any request is allowed
+                    self._stop(
+                        RunFailed(
+                            f"No reply is recorded, and {error}. Check the key in {KEY_VARIABLE} and its permissions, and "
+                            "whether the server allows your region."
+                        )
+                    )
+                    return
+                self._count_failure(subject, str(error))
             except (JudgeDown, JudgeRejected) as error:
                 self._count_failure(subject, str(error))
             except UniWorldError as error:  # such as a picture that cannot be read: not the judge's failure

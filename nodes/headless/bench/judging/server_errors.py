@@ -15,6 +15,8 @@ _OPTIONAL = ("temperature", "max_tokens", "max_completion_tokens", TEMPLATE)
 REFUSALS = {"content_filter", "content_policy_violation", "ResponsibleAIPolicyViolation"}
 NO_QUOTA = {"insufficient_quota", "billing_not_active", "billing_hard_limit_reached"}
 MAX_MESSAGE = 200
+# What OpenRouter says, as "metadata" of an error, about a request that its moderation has flagged.
+_FLAGGED = {"reasons", "flagged_input"}
 
 
 def _body(error: Any) -> dict[str, Any]:
@@ -29,6 +31,13 @@ def codes_of(error: Any) -> set[str]:
     """Return the error's code and its type. Servers differ in which of them names the failure."""
     body = _body(error)
     return {str(body.get(name)) for name in ("code", "type") if body.get(name)}
+
+
+def is_refusal(error: Any) -> bool:
+    """Whether the server's content filter rejects a request, with the status 400, 403 or 422."""
+    about = _body(error).get("metadata")
+    flagged = isinstance(about, dict) and bool(_FLAGGED & about.keys())
+    return error.status_code in (400, 403, 422) and (flagged or bool(codes_of(error) & REFUSALS))
 
 
 def rejected_parameter(error: Any) -> str | None:

@@ -20,6 +20,8 @@ from ..items import BenchItem
 from ..score_step import ScoredResult
 
 _SIDE = 200
+# Letters of a reply that are shown: a judge can repeat itself for megabytes.
+_LONGEST = 20_000
 # Embeddings, overrides and isolates of the bidirectional algorithm.
 _DIRECTIONS = {"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"}
 _SCRIPT = """
@@ -152,7 +154,13 @@ def _reply(one: ScoredResult) -> str:
     texts = one.replies or {}
     parts = [f"{kind}:\n{text}" if len(texts) > 1 else text for kind, text in texts.items()]
     reason = f'<div class="reason">{escaped(one.reason)}</div>' if one.reason else ""
-    return reason + (f"<div>{escaped(text)}</div>" if (text := "\n\n".join(parts)) else "")
+    return reason + (f"<div>{escaped(_shortened(text))}</div>" if (text := "\n\n".join(parts)) else "")
+
+
+def _shortened(text: str) -> str:
+    if len(text) <= _LONGEST:
+        return text
+    return f"{text[:_LONGEST]}\n\n({len(text) - _LONGEST:,} more letters are in replies.jsonl)"
 
 
 def image(path: Path | None, text: str, side: int = _SIDE) -> str:

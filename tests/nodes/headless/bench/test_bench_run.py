@@ -566,6 +566,56 @@ def test_wrong_options(bench: Runner, arguments: list[str], sentence: str, monke
     code, _, err = bench(None, *arguments)
     assert code == 2
     assert sentence in err
+    assert not bench.out.exists()  # no step has begun
+
+
+@pytest.mark.parametrize("key", ["sk-1\nsk-2", "sk-\u201c1\u201d", "sk-1 sk-2"], ids=["lines", "quotes", "space"])
+def test_a_key_that_is_no_header_is_named_before_any_step(
+    bench: Runner, key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", key)
+    code, _, err = bench(None, "--judge", "http://127.0.0.1:1/v1", "--judge-model", "m")
+    assert code == 2
+    assert "The key in the environment variable OPENAI_API_KEY contains spaces, line breaks" in err
+    assert not bench.out.exists()
+
+
+def test_a_judged_run_needs_no_key(bench: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    with serving(lambda request: Answer(GOOD)) as fake:
+        assert bench(fake)[0] == 0
+        monkeypatch.delenv("OPENAI_API_KEY")
+        assert bench(fake, "--judge", "https://judge.example/v1")[0] == 0
+        assert len(fake.requests) == ITEMS
+
+
+def test_denied_access_stops_a_run_only_without_a_reply(bench: Runner) -> None:
+    denied = Answer(status=403, error={"message": f"Your region is not supported, {KEY}."})
+    with serving(lambda request: denied) as fake:
+        code, _, err = bench(fake, "--parallel", "1")
+        assert code == 1
+        assert (
+            "No reply is recorded, and the judge denies access (status 403: Your region is not supported, ***)" in err
+        )
+        assert len(fake.requests) == 1
+    # Such as by a firewall, which dislikes one of the texts.
+    with serving(lambda request: denied if number_of(request) == 2 else Answer(GOOD)) as fake:
+        assert bench(fake, "--parallel", "1")[0] == 1
+        assert bench(fake, "--parallel", "1")[0] == 1
+        assert len(fake.requests) == ITEMS + 1
+    assert bench.result["tables"]["published"]["counts"]["open"] == 1
+    # OpenRouter's moderation: a refusal.
+    flagged = {"code": 403, "message": "Flagged", "metadata": {"reasons": ["violence"], "flagged_input": "Edit"}}
+    with serving(lambda request: Answer(status=403, error=flagged)) as fake:
+        assert bench(fake)[0] == 0
+    assert bench.result["tables"]["published"]["counts"]["unscored"] == 1
+
+
+def test_the_report_shows_the_beginning_of_a_reply_of_megabytes(bench: Runner) -> None:
+    with serving(lambda request: Answer(GOOD + "\n" + "again " * 200_000)) as fake:
+        assert bench(fake, "--limit", "1")[0] == 0
+    html = (bench.out / "report.html").read_text()
+    assert "letters are in replies.jsonl" in html
+    assert len(html) < 100_000
 
 
 def test_the_report_escapes_everything_and_loads_nothing(bench: Runner) -> None:

@@ -228,7 +228,8 @@ def test_four_pictures_of_a_prompt_become_a_grid(tmp_path: Path) -> None:
     [
         (["--vqa", "a.jsonl"], "belong to --judge vqa"),
         (["--judge", "vqa", "--vqa", "a", "--vqa-command", "b"], "exclude each other"),
-        (["--judge", "vqa", "--vqa", "missing.jsonl", "--judge-model", "m"], "cannot be read"),
+        (["--judge", "vqa", "--vqa", "missing.jsonl", "--judge-model", "m"], "'missing.jsonl' is not a file"),
+        (["--judge", "vqa", "--vqa-command", "./no-such a", "--judge-model", "m"], "'./no-such' is not a program"),
         (["--judge", "vqa", "--vqa-command", "'", "--judge-model", "m"], "Check its quotes"),
         (["--judge", "vqa", "--vqa", "missing.jsonl"], "Add --judge-model"),
     ],
@@ -239,6 +240,7 @@ def test_options_that_do_not_fit_are_named(
     dpg_item(tmp_path)
     assert bench("dpg", "--data", tmp_path, "--out", tmp_path / "run", *options) == 2
     assert sentence in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()  # no step has begun
 
 
 def test_rows_without_a_column_are_named(tmp_path: Path) -> None:
