@@ -49,7 +49,9 @@ class RunFolder:
             path.parent.mkdir(parents=True, exist_ok=True)
             write_atomic(path, data)
         except OSError as error:
-            raise UniWorldError(f"'{path}' cannot be written: {error.strerror}. Choose another --out.") from error
+            raise UniWorldError(
+                f"'{path}' cannot be written: {error.strerror}. Fix that and run the command again, or choose another --out."
+            ) from error
 
     # --- plan ---------------------------------------------------------------------------------------------------------
 

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import base64
 import binascii
+import re
+import urllib.parse
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -32,6 +34,23 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "response_format": ({"type": "text"},),
     "modalities": (["text"],),
     "audio": (),
+    # vLLM's and others', through `extra_body` of the openai package.
+    "top_k": (-1, 0),
+    "min_p": (0,),
+    "repetition_penalty": (1,),
+    "length_penalty": (1,),
+    "best_of": (1,),
+    "use_beam_search": (False,),
+    "min_tokens": (0,),
+    "ignore_eos": (False,),
+    "stop_token_ids": ([],),
+    "bad_words": ([],),
+    "allowed_token_ids": ([],),
+    "guided_json": (),
+    "guided_regex": (),
+    "guided_choice": (),
+    "guided_grammar": (),
+    "structured_outputs": (),
 }
 
 
@@ -193,13 +212,15 @@ def _turn(message: object, where: str) -> ChatPart:
 
 def _picture(value: object, where: str) -> bytes:
     url = value.get("url") if isinstance(value, dict) else value
-    if not isinstance(url, str) or not url.startswith("data:"):
+    if not isinstance(url, str) or url[:5].lower() != "data:":
         # Fetching addresses of requests would let clients reach the server's network.
         raise CompletionError(400, f"{where}: pictures must be data URLs (data:image/png;base64,...).", where)
     head, comma, data = url.partition(",")
-    if not comma or not head.endswith(";base64"):
+    if not comma or not head.lower().endswith(";base64"):
         raise CompletionError(400, f"{where}: the picture's data URL is not in base64.", where)
     try:
-        return base64.b64decode(data, validate=True)
+        # As browsers read data URLs: percent-encoded or not, in lines or not, and without padding too.
+        plain = re.sub(rb"[ \t\n\f\r]", b"", urllib.parse.unquote_to_bytes(data)).rstrip(b"=")
+        return base64.b64decode(plain + b"=" * (-len(plain) % 4), validate=True)
     except (binascii.Error, ValueError) as error:
         raise CompletionError(400, f"{where}: the picture's data URL is not valid base64.", where) from error

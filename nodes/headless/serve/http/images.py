@@ -139,14 +139,17 @@ def channel_of(file: Source, channel: str, budget: Budget) -> Encoded:
 
 
 def as_png(file: Source, budget: Budget) -> Encoded:
-    """Return the first frame, upright, as PNG. Raises UniWorldError as `check_picture`."""
+    """Return the first frame, upright, as PNG. Raises UniWorldError as `check_picture`, or if pixels are missing."""
 
     def shown() -> Image.Image:
         picture = source.first()
         return picture.convert("RGBA" if "A" in picture.getbands() or "transparency" in picture.info else "RGB")
 
     with open_picture(file, budget, "the picture") as source:
-        return _encoded(source.guarded(shown), "PNG", compress_level=1)
+        picture = source.guarded(shown)
+        if source.damage:  # an answer about half of a picture would be wrong
+            raise UniWorldError(f"The picture is truncated or damaged ({source.damage}). Send an intact copy.")
+        return _encoded(picture, "PNG", compress_level=1)
 
 
 def _small(file: PictureFile) -> Image.Image:

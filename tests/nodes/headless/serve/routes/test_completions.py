@@ -7,6 +7,7 @@ import io
 import json
 import math
 import threading
+import urllib.parse
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -155,6 +156,7 @@ def test_a_conversation_and_a_system_message(ask: Callable[..., Any]) -> None:
         ({"messages": [message(QUESTION, "file:///etc/passwd")]}, "messages[0]", "must be data URLs"),
         ({"messages": [message(QUESTION, "data:image/png;base64,@@@")]}, "messages[0]", "not valid base64"),
         ({"messages": [message(QUESTION, "data:image/png;base64,aGVsbG8=")]}, "messages", "picture"),
+        ({"messages": [message(QUESTION, data_url()[:-400])]}, "messages", "truncated or damaged"),
         ({"messages": []}, "messages", "at least one message"),
         ({"messages": "hi"}, "messages", "must be a list"),
         ({"messages": [{"role": "tool", "content": "x"}]}, "messages[0]", "must have a role"),
@@ -165,6 +167,8 @@ def test_a_conversation_and_a_system_message(ask: Callable[..., Any]) -> None:
         ({"n": 2}, "n", "not supported"),
         ({"top_p": 0.5}, "top_p", "not supported"),
         ({"tools": [{}]}, "tools", "not supported"),
+        ({"repetition_penalty": 1.1}, "repetition_penalty", "not supported"),
+        ({"guided_choice": ["yes", "no"]}, "guided_choice", "not supported"),
         ({"temperature": 3}, "temperature", "from 0 to 2"),
         ({"temperature": 10**400}, "temperature", "from 0 to 2"),
         ({"temperature": True}, "temperature", "from 0 to 2"),
@@ -193,6 +197,19 @@ def test_unknown_models_and_wrong_tokens_have_openais_form(ask: Callable[..., An
     assert (reply.status, reply.json["error"]["type"]) == (401, "authentication_error")
     assert reply.json["error"].keys() == {"message", "type", "param", "code"}
     assert reply.headers["www-authenticate"] == "Bearer"
+
+
+def test_data_urls_are_read_as_browsers_read_them() -> None:
+    data = bytes(range(256)) * 2
+    text = base64.b64encode(data).decode()
+    for url in (
+        f"DATA:image/PNG;Base64,{text}",
+        f"data:image/png;charset=utf-8;base64,{text.rstrip('=')}",
+        f"data:;base64,{base64.encodebytes(data).decode()}",
+        f"data:image/png;base64,{urllib.parse.quote(text, safe='')}",
+    ):
+        request = read_request({"model": "nano", "messages": [message(QUESTION, url)], "top_k": -1, "min_p": 0.0})
+        assert request.turns[0].pictures == (data,)
 
 
 def test_no_system_message_is_dropped() -> None:
