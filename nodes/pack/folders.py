@@ -61,17 +61,12 @@ def checkpoint_folder(name: str) -> Path:
 
 def why_unlisted(name: str) -> UniWorldError | None:
     """Return why a folder in models/diffusers or models/unipic is not in the list; None if it is, or does not exist."""
-    from ...uniworld_core.families.table import MARKS, TYPE_KEYS, family_of
+    from ...uniworld_core.families.table import family_of
 
     for kind in ("diffusers", "unipic"):
         folder = _user_folders(kind, lambda folder: folder.is_dir()).get(name)
         if folder is None:
             continue
-        if not any((folder / mark).is_file() for mark in (*MARKS, *TYPE_KEYS)):
-            return UniWorldError(
-                f"{folder} has none of the files {', '.join((*MARKS, *TYPE_KEYS))}, which identify a model: the download is "
-                "incomplete, or its files are in a folder inside. Copy the complete folder."
-            )
         try:
             family_of(folder)
         except UniWorldError as error:

@@ -64,6 +64,11 @@ def family_of(folder: str | Path) -> Family:
         if (Path(folder) / mark).is_file():
             return FAMILIES[kind]()
     files = [Path(folder) / name for name in TYPE_KEYS]
+    if Path(folder).is_dir() and not any(file.exists() for file in files):
+        raise UniWorldError(
+            f"{folder} has none of the files {', '.join((*MARKS, *TYPE_KEYS))}, which identify a model: the download is "
+            "incomplete, or its files are in a folder inside. Copy the complete folder."
+        )
     file = next((file for file in files if file.is_file()), files[0])
     return family_by_config(read_json(file), str(file), TYPE_KEYS[file.name])
 

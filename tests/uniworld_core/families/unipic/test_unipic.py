@@ -164,6 +164,7 @@ DAMAGED: dict[str, tuple[Callable[[Path], Any], str]] = {
         "has 1 levels",
     ),
     "a VAE without its key": (lambda folder: torch.save({}, folder / "kl16.ckpt"), "has no 'model'"),
+    "no VAE": (lambda folder: (folder / "kl16.ckpt").unlink(), "has none of the files kl16.ckpt, config.json"),
     "no language model": (
         lambda folder: (folder / "Qwen2.5-1.5B-Instruct" / "config.json").unlink(),
         "needs the files of Qwen2.5-1.5B-Instruct",
