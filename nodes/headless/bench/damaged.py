@@ -38,6 +38,15 @@ def picture_problem(path: Path) -> str | None:
     return None
 
 
+def grid_problem(path: Path) -> str | None:
+    """Return why a picture cannot be four pictures of the same size in two rows; None if it can."""
+    with Image.open(path) as picture:
+        width, height = picture.size
+    if width % 2 == 0 and height % 2 == 0:
+        return None
+    return f"it has {width}x{height} pixels, so it is no grid of four pictures of the same size"
+
+
 def unreadable(path: Path, error: Exception) -> UniWorldError:
     """Return the error to raise for a file of a data set that cannot be read."""
     problem = pointer_problem(path) if path.is_file() else None

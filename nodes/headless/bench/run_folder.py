@@ -12,7 +12,7 @@ from ....uniworld_core.errors import UniWorldError
 from ....uniworld_core.files import PART_SUFFIX, remove_stale_parts, sha256_file, write_atomic
 from ....uniworld_core.json_text import BadJson, loads
 from .batch_records import clear_records, read_records, record_problem, unused
-from .damaged import picture_problem
+from .damaged import grid_problem, picture_problem
 from .items import BenchItem
 from .judging.replies import read_replies
 from .plan import BenchPlan, difference_of
@@ -187,6 +187,8 @@ def find_made(run: RunFolder, plan: BenchPlan) -> Made:
             continue
         path = run.picture(item, sample)
         problem = _no_picture(item, sample, missing) if path is None else picture_problem(path)
+        if path is not None and problem is None and item.tiles > 1:
+            problem = grid_problem(path)
         if path is None or problem is not None:
             missing[place] = str(failures.get(item.result_id(sample)) or problem)
         else:

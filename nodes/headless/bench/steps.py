@@ -59,7 +59,7 @@ def generate(
     if made.missing:
         (name, sample), reason = next(iter(made.missing.items()))
         item = next(one for one in plan.items if one.id == name)
-        text += f" Missing: {len(made.missing)}, such as that of item {item.result_id(sample)}: {reason}."
+        text += f" Missing: {len(made.missing)}, such as that of item {item.result_id(sample)}: {reason.rstrip('.')}."
     if arguments.json and not whole:
         print_event(out, "result", message=text, made=len(made.pictures), missing=len(made.missing))
     else:

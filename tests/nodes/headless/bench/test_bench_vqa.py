@@ -207,6 +207,19 @@ def test_a_language_model_must_answer_in_the_form_asked_for(tmp_path: Path) -> N
     assert found["score"] == 0.0
 
 
+@pytest.mark.parametrize("size", [(1, 1), (20, 21)])
+def test_a_picture_that_is_no_grid_is_counted_and_named(
+    tmp_path: Path, size: tuple[int, int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    dpg_item(tmp_path)
+    picture = results(tmp_path / "pictures", ["x"]) / "x.png"
+    Image.new("RGB", size).save(picture)
+    command = ["dpg", "--data", tmp_path, "--pictures", picture.parent, "--out", tmp_path / "run", "--judge", "vqa"]
+    assert bench(*command) == 1
+    assert f"it has {size[0]}x{size[1]} pixels, so it is no grid of four" in capsys.readouterr().err
+    assert tables(tmp_path / "run")["published"]["counts"]["missing"] == 1
+
+
 def test_four_pictures_of_a_prompt_become_a_grid(tmp_path: Path) -> None:
     item = BenchItem("x", "all", "x", "p", "x", tiles=4)
     assert rows_of(item, 0) == [("x/0", 0), ("x/1", 1), ("x/2", 2), ("x/3", 3)]
