@@ -253,6 +253,13 @@ def main(arguments: list[str] | None = None) -> int:
         run = paint if unipic else edit
         print(json.dumps(run(options.edit, options.side, options.steps)))
         return 0
+    # Checked before 30 GB are written.
+    if options.side < 16 or options.side % 16:
+        parser.error(f"--side is {options.side}; it must be a positive multiple of 16")
+    if not 1 <= options.steps <= ((options.side // 16) ** 2 if unipic else 10_000):
+        parser.error(f"--steps is {options.steps}; it must be at least 1, and for UniPic at most one per 16x16 pixels")
+    if options.folder and not options.folder.is_dir():
+        parser.error(f"--folder is {options.folder}, which does not exist")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     parent = options.folder or Path(tempfile.gettempdir())
     free = shutil.disk_usage(parent).free

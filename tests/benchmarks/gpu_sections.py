@@ -79,6 +79,7 @@ def parity(bench: Bench) -> None:
     def line(name: str, value: float, bar: float | None) -> None:
         over = bar is not None and not value <= bar
         bench.failed += [name] if over else []
+        bench.compared += bar is not None
         bench.say(name, value, "relative", "" if bar is None else f"{'OVER' if over else 'within'} {bar:g}")
 
     if bench.cuda:

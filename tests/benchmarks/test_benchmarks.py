@@ -14,6 +14,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 from uniworld.nodes import host
@@ -87,6 +88,13 @@ def test_a_unipic_of_the_real_form_paints_and_its_files_are_deleted(run: Run, tm
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("option", [("--side", "100"), ("--steps", "0"), ("--steps", "257"), ("--folder", "missing")])
+def test_the_full_size_checks_its_options_before_it_writes(option: tuple[str, str], capsys: Any) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        importlib.import_module("fullsize").main(["--tiny", "--family", "unipic", *option])
+    assert option[0] in capsys.readouterr().err.splitlines()[-1]
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGTERM")
 def test_files_of_the_full_size_are_deleted_after_sigterm(tmp_path: Path) -> None:
     command = [sys.executable, str(HERE / "fullsize.py"), "--tiny", "--folder", str(tmp_path)]
@@ -121,6 +129,27 @@ def test_the_gpu_benchmark_says_what_it_had_no_time_for(run: Run) -> None:
     printed = run("gpu", "--tiny", "--budget", "0")
     assert "step     section" in printed
     assert "SKIPPED: no time left" in printed
+    assert printed.splitlines()[-1] == "parity was not measured"
+
+
+def test_the_gpu_benchmark_fails_if_parity_cannot_be_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    gpu, sections = importlib.import_module("gpu"), importlib.import_module("gpu_sections")
+    monkeypatch.setitem(sections.SECTIONS, "parity", lambda bench: 1 / 0)
+    out = tmp_path / "gpu.json"
+    written = []
+    monkeypatch.setitem(sections.SECTIONS, "summary", lambda bench: written.append(out.read_text(encoding="utf-8")))
+    assert gpu.main(["--tiny", "--only", "parity,summary", "--out", str(out)]) == 1
+    assert capsys.readouterr().out.splitlines()[-1] == "parity failed: the section"
+    assert "division by zero" in written[0]  # before the next section, which may not end
+
+
+@pytest.mark.parametrize("option", [("--only", "steps"), ("--out", "missing/gpu.json"), ("--caps", "8GB")])
+def test_the_gpu_benchmark_checks_its_options_before_it_runs(option: tuple[str, str], capsys: Any) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        importlib.import_module("gpu").main(["--tiny", *option])
+    assert option[0] in capsys.readouterr().err.splitlines()[-1]
 
 
 @pytest.mark.slow
