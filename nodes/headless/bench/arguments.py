@@ -110,7 +110,7 @@ def _add_judge(parser: argparse.ArgumentParser) -> None:
         "--max-cost", type=finite_number(0, _MANY), metavar="COST", help="stop before the replies cost more than this"
     )
     parser.add_argument(
-        "--timeout", type=finite_number(0, _MANY), default=180.0, metavar="S", help="seconds to wait for a reply"
+        "--timeout", type=finite_number(0.001, _MANY), default=180.0, metavar="S", help="seconds to wait for a reply"
     )
     parser.add_argument(
         "--retry-wait", type=finite_number(0, _MANY), default=2.0, metavar="S",

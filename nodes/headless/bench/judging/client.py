@@ -110,7 +110,11 @@ class OpenAIJudge:
             self.notes.append(f"The key and the pictures are sent to {_host(address)} without encryption.")
         self._timeout = timeout
         self._client = AsyncOpenAI(
-            base_url=address, api_key=self._key, max_retries=0, timeout=timeout, http_client=http_client()
+            base_url=address,
+            api_key=self._key,
+            max_retries=0,
+            timeout=timeout,
+            http_client=http_client(_is_local(address)),
         )
         self._is_limit_renamed = False
         self.omitted: list[str] = []
@@ -150,7 +154,9 @@ class OpenAIJudge:
                 reason = error.__cause__ or error
                 if isinstance(reason, BadBody):
                     raise JudgeDown(f"the judge's response {reason}") from error
-                raise JudgeDown(f"the connection failed ({type(reason).__name__})") from error
+                raise JudgeDown(
+                    f"the connection to {self.identity['server']} failed ({type(reason).__name__})"
+                ) from error
             except (openai.OpenAIError, ValueError, RecursionError) as error:  # not JSON, or not a chat completion
                 raise JudgeDown(f"the judge's response is invalid ({type(error).__name__})") from error
             else:

@@ -6,6 +6,8 @@ import importlib
 from collections.abc import AsyncIterator
 from typing import Any
 
+from .....uniworld_core.errors import UniWorldError, brief
+
 # A chat completion is far smaller.
 MAX_BODY = 16 * 2**20
 
@@ -14,12 +16,25 @@ class BadBody(Exception):
     """A response is too large or is compressed."""
 
 
-def http_client() -> Any:
-    """Return a client for the `openai` package. Reading a response can raise `BadBody`."""
+def http_client(local: bool) -> Any:
+    """Return a client for the `openai` package. Reading a response can raise `BadBody`.
+
+    Args:
+        local: whether the server is on this machine, which a proxy cannot reach.
+
+    Raises:
+        UniWorldError: the environment names a proxy or a certificate that cannot be used.
+    """
     from openai import DefaultAsyncHttpxClient
 
     # The pictures are sent to the address that the user chose, and to no other.
-    return DefaultAsyncHttpxClient(follow_redirects=False, event_hooks={"response": [_limit]})
+    try:
+        return DefaultAsyncHttpxClient(follow_redirects=False, trust_env=not local, event_hooks={"response": [_limit]})
+    except (ImportError, OSError, ValueError) as error:  # no package for SOCKS, no such certificate, an invalid address
+        raise UniWorldError(
+            f"The proxy or the certificates that the environment sets cannot be used ({brief(error).rstrip('.')}). Check "
+            "HTTPS_PROXY, ALL_PROXY and SSL_CERT_FILE."
+        ) from error
 
 
 async def _limit(response: Any) -> None:

@@ -167,7 +167,9 @@ class Judging:
         """
         waiting = iter(subjects)
         with at_signals(self._interrupt):
-            workers = [asyncio.create_task(self._work(waiting)) for _ in range(self._limits.parallel)]
+            workers = [
+                asyncio.create_task(self._work(waiting)) for _ in range(min(self._limits.parallel, len(subjects)))
+            ]
             try:
                 await asyncio.gather(*workers)
             finally:

@@ -557,6 +557,7 @@ def test_json_output_is_lines_of_json(bench: Runner) -> None:
         (["--judge", "openai", "--judge-model", "m", "--max-cost", "1"], "--max-cost needs the price"),
         (["--judge", "openai", "--judge-model", "m", "--price", "1"], "--price '1' is invalid"),
         (["--judge", "openai", "--judge-model", "m", "--timeout", "nan"], "--timeout: 'nan' is not a number from 0"),
+        (["--judge", "openai", "--judge-model", "m", "--timeout", "0"], "--timeout: '0' is not a number from 0.001"),
         (["--split", "en"], "has no splits"),
         (["--workflow", "edit"], "exclude each other"),
     ],
@@ -578,6 +579,18 @@ def test_a_key_that_is_no_header_is_named_before_any_step(
     assert code == 2
     assert "The key in the environment variable OPENAI_API_KEY contains spaces, line breaks" in err
     assert not bench.out.exists()
+
+
+def test_a_judge_on_this_machine_is_asked_without_the_proxy(bench: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")
+    monkeypatch.setenv("ALL_PROXY", "nonsense://127.0.0.1:1")
+    with serving(lambda request: Answer(GOOD)) as fake:
+        assert bench(fake, "--parallel", "1000000000")[0] == 0
+        assert len(fake.requests) == ITEMS
+    bench.out = bench.folder / "other"
+    code, _, err = bench(None, "--judge", "http://judge.example/v1", "--judge-model", "m")
+    assert code == 2
+    assert "The proxy or the certificates that the environment sets cannot be used" in err
 
 
 def test_a_judged_run_needs_no_key(bench: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
