@@ -23,7 +23,7 @@ from .identity import identity_of
 from .replies import JudgeReply
 
 # Length of a reply in tokens if the benchmark sets no limit, and the highest limit.
-_MAX_TOKENS, _MOST_TOKENS = 1024, 8192
+_MAX_TOKENS, _MOST_TOKENS = 1024, 16384
 # ImgEdit's judge has its own range of picture sizes, in pixels (README of PKU-YuanGroup/ImgEdit).
 IMGEDIT_JUDGE, IMGEDIT_PIXELS = "ImgEdit_Judge", (1016064, 1354752)
 

@@ -13,10 +13,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from .....uniworld_core.backbones.qwen_vl import MAX_NEW_TOKENS
 from .....uniworld_core.errors import shown
 
-MAX_TOKENS = 8192
+# The maximum length of an answer in tokens: if the client sets none, and the highest one. Clients that set none expect a
+# complete answer, such as a judge's reasons with its scores; UniSandbox's questions ask for up to 10240.
+DEFAULT_TOKENS, MAX_TOKENS = 1024, 16384
 MAX_TOP = 20
 MAX_STOPS = 4
 MAX_PICTURES = 64
@@ -118,7 +119,7 @@ def read_request(body: Mapping[str, Any]) -> CompletionRequest:
     return CompletionRequest(
         model,
         _turns(body.get("messages")),
-        _number(body, limit, MAX_NEW_TOKENS, 1, MAX_TOKENS),
+        _number(body, limit, DEFAULT_TOKENS, 1, MAX_TOKENS),
         _temperature(body.get("temperature")),
         _number(body, "seed", 0, -(2**63), 2**64 - 1) % 2**64,
         _stops(body.get("stop")),

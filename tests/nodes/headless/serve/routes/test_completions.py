@@ -172,7 +172,7 @@ def test_a_conversation_and_a_system_message(ask: Callable[..., Any]) -> None:
         ({"temperature": 3}, "temperature", "from 0 to 2"),
         ({"temperature": 10**400}, "temperature", "from 0 to 2"),
         ({"temperature": True}, "temperature", "from 0 to 2"),
-        ({"max_tokens": 0}, "max_tokens", "from 1 to 8192"),
+        ({"max_tokens": 0}, "max_tokens", "from 1 to 16384"),
         ({"stop": [""]}, "stop", "up to 4 texts"),
         ({"stream": "yes"}, "stream", "true or false"),
         ({"top_logprobs": 3}, "top_logprobs", "needs 'logprobs'"),
@@ -210,6 +210,12 @@ def test_data_urls_are_read_as_browsers_read_them() -> None:
     ):
         request = read_request({"model": "nano", "messages": [message(QUESTION, url)], "top_k": -1, "min_p": 0.0})
         assert request.turns[0].pictures == (data,)
+
+
+def test_an_answer_may_be_long() -> None:
+    asked = {"model": "nano", "messages": [message()]}
+    assert read_request(asked).max_tokens == 1024
+    assert read_request({**asked, "max_tokens": 10240}).max_tokens == 10240  # by UniSandbox's questions
 
 
 def test_no_system_message_is_dropped() -> None:
