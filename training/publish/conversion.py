@@ -90,13 +90,15 @@ def convert_checkpoint(
     parts.check()
     write = {"uniworld": _uniworld, "comfy": _comfy, "diffusers": _diffusers}[conversion.to]
     tensors, rest = write(parts, conversion)
+    read = _read_folders(folders, conversion.to)
     about = {
         "to": conversion.to,
         "storage": conversion.storage,
-        "source": {name: fingerprint(folder) for name, folder in _read_folders(folders, conversion.to).items()},
+        "source": {name: fingerprint(folder) for name, folder in read.items()},
     }
     record = f"{conversion.name}.{RECORD}" if conversion.to == "comfy" else RECORD
-    publish(ConvertedFiles(tensors, rest, about, record), target, conversion.to == "comfy", progress)
+    output = ConvertedFiles(tensors, rest, about, record, list(read.values()))
+    publish(output, target, conversion.to == "comfy", progress)
 
 
 def _read_folders(folders: ModelFolders, to: str) -> dict[str, Path]:

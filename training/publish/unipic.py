@@ -67,4 +67,4 @@ def convert_unipic(
 
     about = {"to": conversion.to, "storage": conversion.storage}
     source = {"checkpoint": fingerprint(folder), "llm": fingerprint(llm)}
-    publish(ConvertedFiles(files, rest, about | {"source": source}, RECORD), target, False, progress)
+    publish(ConvertedFiles(files, rest, about | {"source": source}, RECORD, [folder, llm]), target, False, progress)

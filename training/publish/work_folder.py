@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +19,7 @@ from .tensor_file import TensorFile
 _SAMPLE = 2**20  # bytes at either end of a file that its fingerprint covers
 _GIB, _MIB = 2**30, 2**20
 _STATE = "state.json"
+_WEIGHTS = {".safetensors", ".bin", ".ckpt", ".pt"}
 
 
 def fingerprint(folder: Path) -> str:
@@ -38,6 +39,19 @@ def fingerprint(folder: Path) -> str:
     return digest.hexdigest()
 
 
+def _stamp(folders: Iterable[Path]) -> str:
+    """Return a SHA-256 that changes when weights in the folders are written.
+
+    A fingerprint does not see that training changed values in the middle of a shard. It is the one in the record, because
+    copies of a folder have other times.
+    """
+    digest = hashlib.sha256()
+    for file in (path for folder in folders for path in sorted(folder.iterdir()) if path.suffix in _WEIGHTS):
+        status = file.stat()
+        digest.update(f"{file.name}\0{status.st_size}\0{status.st_mtime_ns}\0".encode())
+    return digest.hexdigest()
+
+
 @dataclass(frozen=True)
 class ConvertedFiles:
     """The output of a conversion.
@@ -47,12 +61,14 @@ class ConvertedFiles:
         rest: writes everything else into a folder: configuration and tokenizer files.
         about: entries of the record besides the files.
         record: name of the record, a JSON file in the target.
+        sources: the folders that are read.
     """
 
     tensors: Mapping[str, TensorFile]
     rest: Callable[[Path], None]
     about: Mapping[str, Any]
     record: str
+    sources: Sequence[Path] = ()
 
 
 def publish(
@@ -74,11 +90,12 @@ def publish(
 
     Raises:
         UniWorldError: `target` or a file in it already exists, another process writes to it, there is not enough disk space,
-            or the target cannot be written.
+            the target cannot be written, or a source was written meanwhile.
     """
+    stamp = _stamp(output.sources)
     names = [*output.tensors, output.record]
     work = target / ".uniworld-convert" if into_existing else target.with_name(f".{target.name}.uniworld-convert")
-    moved = _moved(work, output, target) if into_existing else set()
+    moved = _moved(work, output, target, stamp) if into_existing else set()
     taken = [target / name for name in names if name not in moved] if into_existing else [target]
     for path in taken:
         if path.exists() or path.is_symlink():
@@ -90,7 +107,7 @@ def publish(
     with acquire_lock(work / "lock", f"Another process is converting to {target}: wait for it."):
         try:
             if not moved:
-                _fill(work, output, target, progress)
+                _fill(work, output, target, stamp, progress)
             _move(work, [name for name in names if name not in moved], target, into_existing)
         except (UniWorldError, OSError) as error:
             if not _moving(work):  # otherwise the finished files wait for the next call
@@ -105,12 +122,12 @@ def publish(
             ) from error
 
 
-def _fill(work: Path, output: ConvertedFiles, target: Path, progress: Callable[[int, int], None]) -> None:
+def _fill(work: Path, output: ConvertedFiles, target: Path, stamp: str, progress: Callable[[int, int], None]) -> None:
     state_file = work / _STATE
-    state = _read_state(state_file, output)
+    state = _read_state(state_file, output, stamp)
     if state is None:
         _clear(work)
-        state = {"about": dict(output.about), "names": list(output.tensors), "files": {}}
+        state = {"about": dict(output.about), "stamp": stamp, "names": list(output.tensors), "files": {}}
         write_atomic(state_file, json.dumps(state).encode())
     finished: dict[str, Any] = state["files"]
     missing = sum(file.size for name, file in output.tensors.items() if name not in finished)
@@ -139,6 +156,11 @@ def _fill(work: Path, output: ConvertedFiles, target: Path, progress: Callable[[
         done = start + len(tensors.entries)
         progress(done, total)
     output.rest(work)
+    if _stamp(output.sources) != stamp:
+        raise UniWorldError(
+            f"The weights of the source were written while they were converted, so {target} would mix two versions: run the "
+            "same command again when the source is complete."
+        )
     kept = (work / "lock", work / _STATE, work / output.record)  # the record is there if moving was interrupted
     others = sorted(path for path in work.rglob("*") if path.is_file() and path not in kept)
     files = {
@@ -185,13 +207,13 @@ def _moving(work: Path) -> bool:
     return (_read_json(work / _STATE) or {}).get("moving") is True
 
 
-def _moved(work: Path, output: ConvertedFiles, target: Path) -> set[str]:
+def _moved(work: Path, output: ConvertedFiles, target: Path, stamp: str) -> set[str]:
     """Return the files that an interrupted conversion of the same source and settings has already moved into the target.
 
     The set is empty unless every file is either there or waits in `work`, with the size that it was written with.
     """
     state = _read_json(work / _STATE) or {}
-    if not _moving(work) or state.get("about") != dict(output.about):
+    if not _moving(work) or (state.get("about"), state.get("stamp")) != (dict(output.about), stamp):
         return set()
     moved = {name for name in (*output.tensors, output.record) if not (work / name).exists()}
     try:
@@ -203,9 +225,9 @@ def _moved(work: Path, output: ConvertedFiles, target: Path) -> set[str]:
         return set()
 
 
-def _read_state(file: Path, output: ConvertedFiles) -> dict[str, Any] | None:
+def _read_state(file: Path, output: ConvertedFiles, stamp: str) -> dict[str, Any] | None:
     """Return the state of an interrupted conversion, or None unless source, settings, file names and file sizes match."""
-    same = {"about": dict(output.about), "names": list(output.tensors)}
+    same = {"about": dict(output.about), "stamp": stamp, "names": list(output.tensors)}
     try:
         state: dict[str, Any] = loads(file.read_bytes())
         files = {name: dict(entry) for name, entry in state["files"].items()}

@@ -217,6 +217,36 @@ def test_a_conversion_of_another_source_does_not_resume_it(tmp_path: Path) -> No
     assert record["source"]["checkpoint"] == work_folder.fingerprint(TINY.checkpoint)
 
 
+def test_a_source_that_was_trained_meanwhile_is_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(work_folder, "_SAMPLE", 2**10)  # tiny's shards are shorter than what a fingerprint covers
+    source = Path(shutil.copytree(TINY.checkpoint, tmp_path / "source"))
+    before = work_folder.fingerprint(source)
+    file = max(source.glob("*.safetensors"), key=lambda path: path.stat().st_size)
+    with pytest.raises(KeyboardInterrupt):
+        convert_checkpoint(ModelFolders(source), tmp_path / "target", Conversion("uniworld", "float32"), Stop(130))
+    values = bytearray(file.read_bytes())
+    middle = len(values) // 2 // 4 * 4
+    values[middle : middle + 4] = bytes(4)  # 0.0, where the fingerprint does not look
+    file.write_bytes(values)
+    assert work_folder.fingerprint(source) == before
+    convert_checkpoint(ModelFolders(source), tmp_path / "target", Conversion("uniworld", "float32"))
+    wanted = load_file(file)
+    for name, tensor in Shards(tmp_path / "target").read(wanted):
+        assert torch.equal(tensor, wanted[name]), name
+
+
+def test_a_source_that_is_written_meanwhile_is_an_error(tmp_path: Path) -> None:
+    source = Path(shutil.copytree(TINY.checkpoint, tmp_path / "source"))
+
+    def write(done: int, total: int) -> None:
+        file = source / "model-00001-of-00006.safetensors"
+        file.write_bytes(file.read_bytes())
+
+    with pytest.raises(UniWorldError, match="were written while they were converted"):
+        convert_checkpoint(ModelFolders(source), tmp_path / "target", Conversion("uniworld"), write)
+    assert [path.name for path in tmp_path.iterdir()] == ["source"]
+
+
 def test_another_flux_folder_is_another_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     flux = Path(shutil.copytree(TINY.flux, tmp_path / "flux"))
     sources = []
