@@ -18,10 +18,22 @@ from ....pack.loaders import LoadUniWorld
 from ....pack.wires import VLMWire
 from .request import CompletionError, CompletionRequest
 
+# The letters that stand for bytes in the words of a byte-level vocabulary, as in GPT-2: printable ones for themselves, and
+# those from U+0100 on for the others in order.
+_PRINTABLE = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+_BYTES = {chr(byte): byte for byte in _PRINTABLE} | {
+    chr(0x100 + place): byte for place, byte in enumerate(sorted({*range(0x100)} - {*_PRINTABLE}))
+}
+
 
 @dataclass(frozen=True)
 class TokenChoice:
-    """A token with its log-probability; the text of a part of a character is empty."""
+    """A token with its log-probability.
+
+    Attributes:
+        text: contains U+FFFD for a part of a character.
+        data: its bytes, which are complete characters only together with those of its neighbors.
+    """
 
     text: str
     data: bytes
@@ -112,6 +124,7 @@ class _Writer:
     ) -> None:
         self._tokenizer, self._request, self._host, self._emit = tokenizer, request, host, emit
         self._special = set(tokenizer.all_special_ids)
+        self._added = set(tokenizer.get_added_vocab().values())
         self._ids: list[int] = []
         self._sent = 0
         self._stopped_at: int | None = None
@@ -164,7 +177,13 @@ class _Writer:
 
     def _choice(self, token: int, logprob: float) -> TokenChoice:
         text = str(self._tokenizer.decode([token], clean_up_tokenization_spaces=False))
-        return TokenChoice(text, text.encode("utf-8", "replace"), max(logprob, -9999.0))
+        return TokenChoice(text, self._bytes(token, text), max(logprob, -9999.0))
+
+    def _bytes(self, token: int, text: str) -> bytes:
+        word = self._tokenizer.convert_ids_to_tokens(token)
+        if token in self._added or word is None or not _BYTES.keys() >= set(word):
+            return text.encode()
+        return bytes(_BYTES[letter] for letter in word)
 
 
 def answering_models() -> list[str]:

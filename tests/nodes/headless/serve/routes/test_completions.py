@@ -7,6 +7,7 @@ import io
 import json
 import math
 import threading
+import types
 import urllib.parse
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,9 +17,12 @@ import pytest
 import torch
 from PIL import Image
 from uniworld.nodes import host
+from uniworld.nodes.headless.serve.completions.answering import _Writer
 from uniworld.nodes.headless.serve.completions.request import read_request
 from uniworld.nodes.headless.storage import folders
 from uniworld.uniworld_core import UniWorld
+from uniworld.uniworld_core.backbones.qwen_files import read_tokenizer
+from uniworld.uniworld_core.loading.shipped import shipped_model
 
 from ..conftest import Live, config, frontend, registry, slow, wait_for  # noqa: F401
 
@@ -123,6 +127,19 @@ def test_log_probabilities_are_normalized_and_sorted(ask: Callable[..., Any], ex
     streamed = events(ask(data=body(logprobs=True, stream=True)))
     again = [one["choices"][0]["logprobs"]["content"][0] for one in streamed if one["choices"][0]["logprobs"]]
     assert [one["logprob"] for one in again] == pytest.approx([one["logprob"] for one in tokens])
+
+
+def test_the_bytes_of_tokens_are_those_of_the_answer() -> None:
+    tokenizer = read_tokenizer(shipped_model("nano").checkpoint)  # type: ignore[union-attr]
+    request = read_request({"model": "nano", "messages": [message()], "logprobs": True, "top_logprobs": 1})
+    text, emitted = "添加 café 😀", list[Any]()
+    writer = _Writer(tokenizer, request, types.SimpleNamespace(check_interrupt=lambda: None), emitted.append)  # type: ignore[arg-type]
+    for token in tokenizer(text, add_special_tokens=False)["input_ids"]:
+        writer.add(token, torch.zeros(len(tokenizer)))
+    writer.finish()
+    assert "".join(one.text for one in emitted) == text
+    assert b"".join(one.token.data for one in emitted if one.token).decode() == text
+    assert writer._choice(tokenizer.convert_tokens_to_ids("<|vision_start|>"), 0.0).data == b"<|vision_start|>"
 
 
 def test_a_stop_text_ends_the_answer_before_it(ask: Callable[..., Any], expected: str) -> None:
