@@ -100,6 +100,7 @@ def publish(
     for path in taken:
         if path.exists() or path.is_symlink():
             raise UniWorldError(f"{path} already exists and is not overwritten: choose another target, or move it.")
+    created = [folder for folder in work.parents if not folder.exists()]
     try:
         work.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -112,6 +113,9 @@ def publish(
         except (UniWorldError, OSError) as error:
             if not _moving(work):  # otherwise the finished files wait for the next call
                 shutil.rmtree(work, ignore_errors=True)
+                with suppress(OSError):  # not empty
+                    for folder in created:
+                        folder.rmdir()
             if isinstance(error, UniWorldError):
                 raise
             if work.exists():

@@ -222,11 +222,12 @@ def test_a_source_that_was_trained_meanwhile_is_read_again(tmp_path: Path, monke
     source = Path(shutil.copytree(TINY.checkpoint, tmp_path / "source"))
     before = work_folder.fingerprint(source)
     file = max(source.glob("*.safetensors"), key=lambda path: path.stat().st_size)
+    last = len(Shards(source).shapes) - 1
     with pytest.raises(KeyboardInterrupt):
-        convert_checkpoint(ModelFolders(source), tmp_path / "target", Conversion("uniworld", "float32"), Stop(130))
+        convert_checkpoint(ModelFolders(source), tmp_path / "target", Conversion("uniworld", "float32"), Stop(last))
     values = bytearray(file.read_bytes())
     middle = len(values) // 2 // 4 * 4
-    values[middle : middle + 4] = bytes(4)  # 0.0, where the fingerprint does not look
+    values[middle : middle + 4] = b"\0\0\x80\x3f"  # 1.0, where the fingerprint does not look
     file.write_bytes(values)
     assert work_folder.fingerprint(source) == before
     convert_checkpoint(ModelFolders(source), tmp_path / "target", Conversion("uniworld", "float32"))
@@ -296,12 +297,17 @@ def _failing(monkeypatch: pytest.MonkeyPatch) -> None:
     ("break_it", "sentence"),
     [(_full, r"target needs \d\.\d MiB, but only 0\.0 MiB are free"), (_failing, "the partial output was removed")],
 )
+@pytest.mark.parametrize("to", ["uniworld", "comfy"])
 def test_a_full_disk_leaves_nothing(
-    break_it: Callable[[pytest.MonkeyPatch], None], sentence: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    to: str,
+    break_it: Callable[[pytest.MonkeyPatch], None],
+    sentence: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     break_it(monkeypatch)
     with pytest.raises(UniWorldError, match=sentence):
-        convert_checkpoint(FOLDERS, tmp_path / "target", Conversion("uniworld"))
+        convert_checkpoint(FOLDERS, tmp_path / "new" / "target", Conversion(to))
     assert list(tmp_path.iterdir()) == []
 
 
