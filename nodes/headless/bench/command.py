@@ -10,7 +10,7 @@ from ....command_line import DONE
 from .arguments import check_arguments
 from .compare import compare
 from .items import SuiteOptions
-from .judges import NO_JUDGE, check_ready
+from .judges import NO_JUDGE, check_kind, check_ready
 from .plan import BenchPlan, make_plan
 from .report.text_table import difference_text
 from .run_folder import Digests, RunFolder
@@ -36,7 +36,7 @@ def run(arguments: argparse.Namespace, out: TextIO, open_place: OpenPlace) -> in
     check_arguments(arguments)
     run = RunFolder(arguments.out)
     whole = step in SUITES
-    if whole or step == "judge":
+    if whole:
         check_ready(arguments, run)
     if whole or step == "plan":
         options = SuiteOptions(arguments.split, arguments.count)
@@ -54,6 +54,9 @@ def run(arguments: argparse.Namespace, out: TextIO, open_place: OpenPlace) -> in
             return _planned(arguments, out, run, plan)
     else:
         plan = run.plan()
+        if step == "judge":
+            check_kind(arguments.judge, plan.suite)
+            check_ready(arguments, run)
     code = DONE
     if step == "generate" or (whole and (arguments.workflow or arguments.pictures)):
         code = generate(arguments, out, run, plan, open_place, whole)

@@ -22,7 +22,7 @@ from .judging.run import DETECTOR, LOCAL, MAX_REPEATS, JudgeLimits, JudgeProgres
 from .judging.vqa import VQA
 from .plan import BenchPlan
 from .run_folder import Digests, Made, RunFolder, read_json_file
-from .scoring.outcome import Mode, Unscored
+from .scoring.outcome import MODES, Mode, Unscored
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,14 @@ def read_judge(run: RunFolder) -> JudgeSettings | None:
     content = read_json_file(run.judge, "")
     try:
         settings = JudgeSettings(**content)
-        return replace(settings, omitted=tuple(settings.omitted))
+        settings = replace(settings, omitted=tuple(settings.omitted))
+        texts = (settings.model, settings.server, *settings.omitted)
+        numbers = () if settings.temperature is None else (settings.temperature,)
+        if not all(isinstance(one, str) for one in texts) or settings.scoring not in MODES:
+            raise TypeError("a text is something else")
+        if not all(type(one) in (int, float) for one in numbers):
+            raise TypeError("the temperature is no number")
+        return settings
     except TypeError as error:
         raise UniWorldError(
             f"'{run.judge}' is damaged. Remove it and judge again; recorded replies are kept."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -18,6 +19,7 @@ from .judging.replies import read_replies
 from .plan import BenchPlan, difference_of
 
 HEADER, VERSION = "uniworld_bench", 1
+_HASH = "sha256"
 _EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp")
 
 
@@ -35,7 +37,7 @@ class RunFolder:
         self.output, self.sources = folder / "output", folder / "sources"
         self.replies, self.judge = folder / "replies.jsonl", folder / "judge.json"
         self.result, self.page, self.sheet = folder / "result.json", folder / "report.html", folder / "sheet.png"
-        self.problems = folder / "generation.json"
+        self.problems, self.questions = folder / "generation.json", folder / "questions.jsonl"
         self._own_pictures = folder / "pictures"
         self._pictures_file = folder / "pictures.json"
 
@@ -60,15 +62,20 @@ class RunFolder:
         content = read_json_file(
             self.plan_file, f"'{self.folder}' has no plan of a benchmark. Run `uniworld bench plan` first."
         )
+        found = content.pop(_HASH, None)
         try:
             if content[HEADER] != VERSION:
                 raise UniWorldError(f"'{self.plan_file}' is of another version of this program. Choose another --out.")
+            # A change to it would change scores, or fail somewhere.
+            if found != _hash_of(content):
+                raise KeyError(_HASH)
             items = tuple(BenchItem(**item) for item in content["items"])
             names = ("benchmark", "edition", "settings", "total", "prompts", "files", "missing")
             return BenchPlan(items=items, **{name: content[name] for name in names})
         except (KeyError, TypeError) as error:
             raise UniWorldError(
-                f"'{self.plan_file}' is damaged. Remove it and run `uniworld bench plan` again."
+                f"'{self.plan_file}' is damaged or was changed. Remove it and run `uniworld bench plan` again with the same "
+                "options; pictures and replies are kept."
             ) from error
 
     def write_plan(self, plan: BenchPlan) -> None:
@@ -83,19 +90,37 @@ class RunFolder:
                 raise UniWorldError(f"'{self.folder}' was planned {other}. Choose another --out.")
             if other is not None:
                 self.start_again()
-        elif self.folder.is_dir() and any(self._is_foreign(one) for one in self.folder.iterdir()):
+        elif self.folder.is_dir() and not self._is_free():
             raise UniWorldError(f"'{self.folder}' contains other files. Choose another --out.")
         content = {HEADER: VERSION, **asdict(plan)}
-        self.write_json(self.plan_file, content)
+        self.write_json(self.plan_file, {**content, _HASH: _hash_of(content)})
         # Of a run that was killed. Another process may be writing younger ones.
         pictures = {path.parent for path in self._own_pictures.rglob(f"*{PART_SUFFIX}")}
         for folder in (self.folder, self.sources, *pictures):
             remove_stale_parts(folder, age=3600)
 
-    def _is_foreign(self, path: Path) -> bool:
-        """Whether a file is none that a run which was killed before it had a plan has left behind."""
-        part = path.name.startswith(f".{self.plan_file.name}.") and path.suffix == PART_SUFFIX
-        return path != self.sources and not part
+    def _is_free(self) -> bool:
+        """Whether a folder without a plan has nothing but what a run has left that was killed before it had one, or what a
+        run has made whose plan was damaged and removed.
+        """
+        files = [path for path in self.folder.iterdir() if path != self.sources]
+        if all(path.name.startswith(f".{self.plan_file.name}.") and path.suffix == PART_SUFFIX for path in files):
+            return True
+        return (self.replies.exists() or bool(self.records)) and all(map(self._is_of_run, files))
+
+    def _is_of_run(self, path: Path) -> bool:
+        ours = (
+            self.output, self.replies, self.judge, self.result, self.page, self.sheet, self.problems, self.plan_file,
+            self.questions, self._own_pictures, self._pictures_file, *self.records, *self._batch_files,
+        )  # fmt: skip
+        names = {one.name for one in ours}
+        # Parts of files that were being written, and files to lock on Windows.
+        return path.name in names or path.suffix == PART_SUFFIX or path.name.removesuffix(".lock") in names
+
+    @property
+    def _batch_files(self) -> set[Path]:
+        """The rows and workflows of all batches, with the records of their rows."""
+        return {*self.folder.glob(f"{self.rows.stem}*.jsonl"), *self.folder.glob(f"{self.workflow.stem}*.json")}
 
     @property
     def has_results(self) -> bool:
@@ -117,8 +142,7 @@ class RunFolder:
         if self.replies.exists():
             unused(self.replies).close()
         clear_records(self.records, self.output)
-        stale = {*self.folder.glob(f"{self.rows.stem}*.jsonl"), *self.folder.glob(f"{self.workflow.stem}*.json")}
-        for file in (stale | {self.problems}) - set(self.records):
+        for file in (self._batch_files | {self.problems}) - set(self.records):
             file.unlink(missing_ok=True)
 
     # --- pictures -----------------------------------------------------------------------------------------------------
@@ -157,6 +181,10 @@ class RunFolder:
         return next((path for path in names if path.is_file()), None)
 
 
+def _hash_of(content: object) -> str:
+    return hashlib.sha256(json_bytes(content)).hexdigest()
+
+
 def json_bytes(content: object) -> bytes:
     """Return a JSON file of a run."""
     text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
@@ -173,7 +201,9 @@ class Made:
 
 def find_made(run: RunFolder, plan: BenchPlan) -> Made:
     """Find the pictures of a run."""
-    failures = read_json_file(run.problems, "").get("failed", {}) if run.problems.is_file() else {}
+    failures = read_json_file(run.problems, "").get("failed") if run.problems.is_file() else {}
+    if not isinstance(failures, dict):
+        raise UniWorldError(f"'{run.problems}' is damaged. Remove it and run this step again.")
     sources = {one for item in plan.items for one in (item.picture, item.source) if one is not None}
     # They may have been moved since the run was planned.
     unusable = {one: problem for one in sources if (problem := picture_problem(Path(one))) is not None}

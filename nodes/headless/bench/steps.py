@@ -109,7 +109,7 @@ def _write_questions(
     """Write the questions for a VQA model that runs elsewhere."""
     subjects = results_to_judge(plan, made, JudgeSettings("", VQA, None, arguments.scoring))
     lines = [question_line(subject.item, ask) for subject in subjects for ask in subject.asks({})]
-    path = run.folder / "questions.jsonl"
+    path = run.questions
     run.write(path, "".join(f"{line}\n" for line in lines).encode())
     text = (
         f"{len(lines)} questions are in '{path}'. Add \"answer\" to each line, then run `uniworld bench judge {run.folder} "

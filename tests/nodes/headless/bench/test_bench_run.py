@@ -17,7 +17,7 @@ import pytest
 pytest.importorskip("openai")
 
 from uniworld.__main__ import main
-from uniworld.nodes.headless.bench import statistics
+from uniworld.nodes.headless.bench import run_folder, statistics
 from uniworld.nodes.headless.bench.items import hash_prompts
 from uniworld.nodes.headless.bench.judging.ask import AskPicture
 from uniworld.nodes.headless.bench.judging.http import MAX_BODY
@@ -431,6 +431,26 @@ def test_a_foreign_folder_is_left_alone(bench: Runner) -> None:
     assert [path.name for path in bench.out.iterdir()] == ["thesis.txt"]
 
 
+def test_a_damaged_plan_is_named_and_can_be_made_again(bench: Runner) -> None:
+    with serving(lambda request: Answer(GOOD)) as fake:
+        assert bench(fake)[0] == 0
+        plan, judge = bench.out / "plan.json", bench.out / "judge.json"
+        for file, old, new in ((plan, "Edit 3.", "Edit 4."), (plan, "{", "{}"), (judge, '"gpt-4.1"', "4")):
+            whole = file.read_text()
+            assert old in whole
+            file.write_text(whole.replace(old, new, 1) if old != "{" else new)
+            code, _, err = bench.command("bench", "score", str(bench.out))
+            assert code == 2
+            assert "is damaged" in err
+            file.write_text(whole)
+        plan.unlink()
+        assert bench(fake)[0] == 0
+        assert len(fake.requests) == ITEMS
+        plan.unlink()
+        (bench.out / "thesis.txt").write_text("important")
+        assert "contains other files" in bench(fake)[2]
+
+
 def test_a_run_killed_while_it_wrote_its_plan_can_be_repeated(bench: Runner) -> None:
     bench.out.mkdir()
     part = bench.out / ".plan.json.0123456789abcdef.part"
@@ -481,7 +501,9 @@ def test_runs_of_other_questions_are_not_compared(bench: Runner, file: str, old:
     shutil.copytree(bench.out, other)
     text = (other / file).read_text()
     assert old in text
-    (other / file).write_text(text.replace(old, new))
+    changed = json.loads(text.replace(old, new))
+    changed |= {"sha256": run_folder._hash_of({key: one for key, one in changed.items() if key != "sha256"})}
+    (other / file).write_text(json.dumps(changed))
     code, _, err = bench.command("bench", "compare", str(bench.out), str(other))
     assert code == 2
     assert f"cannot be compared: {sentence}" in err
