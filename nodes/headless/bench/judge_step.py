@@ -183,6 +183,7 @@ def judge_run(
         else:
             _announce(first, len(subjects), asks, limits)
         judge = open_judge()
+        said = _say_notes(judge, 0)  # such as that the key is not encrypted, before it is sent
         judge.omitted.extend(omitted)
         bar = _JudgeBar(len(subjects), len(subjects) - len(first), on_progress)
 
@@ -195,9 +196,15 @@ def judge_run(
             asyncio.run(judging.run(first))
         finally:
             bar.close()
-            for note in judge.notes:
-                say(f"note: {note}")
+            _say_notes(judge, said)
         return JudgeOutcome(judging.progress.asked, judging.progress.failed, judging.cost)
+
+
+def _say_notes(judge: Judge, said: int) -> int:
+    """Print the judge's notes except for the first ones, which have been printed, and return the number of all."""
+    for note in judge.notes[said:]:
+        say(f"note: {note}")
+    return len(judge.notes)
 
 
 def _sample(subjects: Sequence[JudgedResult], count: int = 20) -> list[JudgedResult]:

@@ -277,7 +277,10 @@ def _checked(url: str) -> str:
             f"--judge '{url}' is not an address. Write for example http://127.0.0.1:8000/v1, or openai."
         )
     if parts.username or parts.password or parts.query:
-        raise UniWorldError(f"--judge must not contain a key. Set it in the environment variable {KEY_VARIABLE}.")
+        raise UniWorldError(
+            "--judge must not contain a key, a password or a query (?...). Set the key in the environment variable "
+            f"{KEY_VARIABLE}."
+        )
     return address
 
 

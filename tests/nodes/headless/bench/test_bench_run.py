@@ -609,6 +609,13 @@ def test_a_judge_on_this_machine_is_asked_without_the_proxy(bench: Runner, monke
     with serving(lambda request: Answer(GOOD)) as fake:
         assert bench(fake, "--parallel", "1000000000")[0] == 0
         assert len(fake.requests) == ITEMS
+    monkeypatch.delenv("ALL_PROXY")
+    monkeypatch.setenv("HTTP_PROXY", fake.url.removesuffix("/v1"))  # it has ended
+    bench.out = bench.folder / "another"
+    _, _, err = bench(None, "--judge", "http://judge.example/v1", "--judge-model", "m", "--retry-wait", "0")
+    notes = "The key and the pictures are sent to judge.example without encryption."
+    assert 0 < err.index(notes) < err.index("replies")
+    monkeypatch.setenv("ALL_PROXY", "nonsense://127.0.0.1:1")
     bench.out = bench.folder / "other"
     code, _, err = bench(None, "--judge", "http://judge.example/v1", "--judge-model", "m")
     assert code == 2
