@@ -48,6 +48,13 @@ class UniPicFamily(Family):
         requests = requests_of(conversations)
         return encode_requests(parts["dit"], _vae(parts, requests), requests)
 
+    def encode_negative(self, parts: LoadedParts, conversations: Sequence[Conversation], negative: str) -> Condition:
+        """Encode the negative prompt, for edits with the picture of each conversation (`Family.encode_negative`)."""
+        requests = requests_of(conversations)
+        opposite = encode_requests(parts["dit"], _vae(parts, requests), requests, negative=negative).negative
+        assert opposite is not None
+        return opposite
+
     def paint(
         self,
         painter: UniPic,

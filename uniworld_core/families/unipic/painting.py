@@ -129,6 +129,8 @@ def paint(
             the iteration).
     """
     items = len(noise)
+    if not items:
+        raise UniWorldError("There are no seeds: give one per picture.")
     shape = UNIPIC_LATENTS.shape(items, size)
     order_BL, noise_BLSC = _start(noise, order, shape)
     condition = _checked(model, condition, shape, iterations, guidance, schedule, temperature)
@@ -271,6 +273,8 @@ def _start(
     if tuple(values.shape) != wanted:
         raise UniWorldError(f"The noise has shape {list(values.shape)}; these pictures need {list(wanted)}.")
     places = torch.arange(h * w).expand(batch, -1)
+    if order.dtype not in (torch.int64, torch.int32):
+        raise UniWorldError(f"The order has dtype {order.dtype}; it must be int64, such as that of torch.randperm.")
     if tuple(order.shape) != (batch, h * w) or not bool((order.cpu().sort(dim=1).values == places).all()):
         raise UniWorldError(
             f"The order has shape {list(order.shape)}; it must be a permutation of {h * w} places for each of {batch} pictures."

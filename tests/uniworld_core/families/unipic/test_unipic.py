@@ -254,6 +254,24 @@ def test_an_edit_sees_its_picture(model: UniWorld) -> None:
     assert not torch.allclose(*found)
 
 
+def test_a_negative_prompt_replaces_the_published_one(model: UniWorld, condition: Condition) -> None:
+    refs = model.reference([picture()], use_siglip=False)
+    for prompt, given in (("a red ball", None), ("make it red", refs)):
+        blurred = model.encode(prompt, refs=given, negative="blurred")
+        vae = None if given is None else model.vae
+        request = Request(prompt, None if given is None else refs[0].picture)
+        wanted = encode_requests(model.dit, vae, [request], negative="blurred")
+        assert blurred.negative is not None
+        assert wanted.negative is not None
+        assert torch.equal(blurred.negative.tokens, wanted.negative.tokens)
+        assert torch.equal(blurred.tokens, wanted.tokens)
+        published = model.encode(prompt, refs=given).negative
+        assert published is not None
+        assert not torch.equal(blurred.negative.tokens, published.tokens)
+    with pytest.raises(UniWorldError, match="The negative prompt contains <image>"):
+        model.encode("a red ball", negative="a <image>")
+
+
 def test_the_crop_of_an_edit_has_the_painted_ratio() -> None:
     assert crop_box(60, 90, Size(64, 64)) == (15, 0, 75, 60)
     assert crop_box(90, 61, Size(64, 64)) == (0, 14, 61, 75)
@@ -285,6 +303,8 @@ def test_invalid_settings_are_errors(model: UniWorld, condition: Condition, how:
         ({"schedule": "cosine"}, "it must be one of constant, linear"),
         ({"temperature": float("nan")}, "temperature is nan"),
         ({"order": torch.zeros(1, 16, dtype=torch.long)}, "must be a permutation of 16 places"),
+        ({"order": torch.arange(16.0)[None]}, "has dtype torch.float32; it must be int64"),
+        ({"noise": []}, "There are no seeds"),
         ({"noise": torch.zeros(1, 16, 4)}, "without an order"),
         ({"noise": torch.zeros(1, 16, 4), "order": torch.arange(16)[None]}, "these pictures need"),
     ],
