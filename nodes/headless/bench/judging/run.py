@@ -257,6 +257,8 @@ class Judging:
             if key in self._under_way:
                 await self._under_way[key].wait()
                 continue
+            if await self._waited_for_budget(ask):
+                continue
             first = False
             self._check_cost(ask)
             self._under_way[key] = done = asyncio.Event()
@@ -319,6 +321,23 @@ class Judging:
             if self._stopping:
                 raise self._error or RunFailed("The run was stopped.")
             await asyncio.sleep(min(left, 0.2))
+
+    async def _waited_for_budget(self, ask: Ask) -> bool:
+        """Wait while the requests under way could use up the budget, and return whether that was so.
+
+        The first request is answered alone: before that, the estimate may be far too low.
+        """
+        price, most, spending = self._limits.price, self._limits.max_cost, self._spending
+        if price is None or most is None or spending is None:
+            return False
+        guess, waited = price.of(*estimate([ask])), False
+        while self._running and not self._stopping:
+            known = spending.highest or spending.unknown
+            if known and spending.bound(guess, self._running) <= most:
+                break
+            await asyncio.sleep(0.02)
+            waited = True
+        return waited
 
     def _check_cost(self, ask: Ask) -> None:
         """Raise RunFailed if the requests under way and this one could exceed the budget."""

@@ -341,6 +341,16 @@ def test_the_run_stops_before_the_budget_is_exceeded(bench: Runner) -> None:
         assert len(fake.replies) == ITEMS
 
 
+def test_the_budget_holds_although_the_first_estimate_is_too_low(bench: Runner) -> None:
+    with serving(lambda request: Answer(GOOD, wait=0.02)) as fake:
+        # By the estimate of 0.0006 for each, four requests would be within the budget; each costs 0.0012.
+        assert bench(fake, "--price", "1,2", "--max-cost", "0.003", "--parallel", "4")[0] == 1
+        assert 0 < 0.0012 * len(fake.replies) <= 0.003
+        # What the requests under way could cost is not spent yet: they are waited for.
+        assert bench(fake, "--price", "1,2", "--max-cost", "0.008", "--parallel", "4")[0] == 1
+        assert len(fake.replies) == 5  # 0.006, and another one could cost twice as much as each of them
+
+
 def test_a_missing_or_damaged_picture_is_counted_and_named(bench: Runner) -> None:
     (bench.pictures / "1.png").unlink()
     (bench.pictures / "2.png").write_bytes((bench.pictures / "3.png").read_bytes()[:40])
