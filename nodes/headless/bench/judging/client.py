@@ -38,7 +38,7 @@ _MAX_TOKENS = 10**9
 
 
 class JudgeBusy(Exception):
-    """The judge limits the rate of requests. `wait` is the number of seconds that it asks for, or None."""
+    """The judge limits the rate of requests, or is overloaded. `wait` is the number of seconds that it asks for, or None."""
 
     def __init__(self, wait: float | None) -> None:
         super().__init__("the rate limit is reached")
@@ -202,8 +202,9 @@ class OpenAIJudge:
                 f"The judge's server knows no model '{self.model}', or no chat completions at this address (status "
                 f"{status}). Check --judge, which usually ends in /v1, and --judge-model."
             )
-        if status == 429:
-            return JudgeBusy(retry_after(error.response.headers))
+        wait = retry_after(error.response.headers)
+        if status == 429 or (status == 503 and wait is not None):  # overloaded, and says for how long
+            return JudgeBusy(wait)
         if status >= 500 or status in (408, 409):
             return JudgeDown(f"the judge's server reports an error (status {status})")
         return JudgeRejected(self._sentence(error))

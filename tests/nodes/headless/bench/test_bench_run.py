@@ -793,6 +793,19 @@ def test_a_wait_longer_than_the_patience_stops_at_once(bench: Runner) -> None:
     assert "86400 seconds" in err
 
 
+def test_an_overloaded_server_is_waited_for_as_long_as_it_says(bench: Runner) -> None:
+    seen: Counter[int] = Counter()
+
+    def script(request: Request) -> Answer:
+        seen[number_of(request)] += 1
+        # More often than a request that fails is sent.
+        overloaded = Answer(status=503, headers={"Retry-After": "0.01"})
+        return overloaded if seen[number_of(request)] <= 7 else Answer(GOOD)
+
+    with serving(script) as fake:
+        assert bench(fake, "--limit", "2")[0] == 0
+
+
 def test_a_rate_limit_without_a_wait_is_not_hammered(bench: Runner) -> None:
     with serving(lambda request: Answer(status=429, headers={"Retry-After": "0"})) as fake:
         assert bench(fake, "--patience", "0.4", "--parallel", "1")[0] == 1
