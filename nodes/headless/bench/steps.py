@@ -184,6 +184,9 @@ def _judge_text(
     text = _judge_name(plan, settings)
     if settings.omitted:
         text += f"; without {', '.join(settings.omitted)}, which the server rejects"
+    models = sorted({reply.model for reply in replies if reply.model})
+    if len(models) > 1:  # such as after an update, or by a server that distributes requests
+        text += f"; the server names several models: {', '.join(models)}"
     cut = cut_replies(replies)
     return text + (f"; {cut} of {len(replies)} replies were cut at the maximum length" if cut else "")
 

@@ -240,6 +240,13 @@ def test_a_rejected_parameter_is_not_sent_again_by_a_run_that_continues(bench: R
     assert bench.result["judge"]["omitted"] == ["temperature"]
 
 
+def test_replies_of_several_models_are_named(bench: Runner) -> None:
+    other = Answer(raw=_body(model="gpt-4.1-2026-01-01"))
+    with serving(lambda request: other if number_of(request) == 1 else Answer(GOOD)) as fake:
+        out = bench(fake)[1]
+    assert "judge: gpt-4.1; the server names several models: gpt-4.1-2025-04-14, gpt-4.1-2026-01-01;" in out
+
+
 def test_a_judge_without_a_reply_is_named(bench: Runner) -> None:
     with serving(lambda request: Answer(status=400)) as fake:
         code, out, _ = bench(fake)
