@@ -114,9 +114,7 @@ def check_ready(arguments: argparse.Namespace, run: RunFolder) -> None:
     """
     judge, recorded = arguments.judge, bool(read_replies(run.replies))
     if judge == DETECTOR:
-        for path in (arguments.detector, arguments.clip):
-            if not path.exists():
-                raise UniWorldError(f"'{path}' does not exist: check its path.")
+        detector_name(arguments.detector, arguments.clip)
     elif judge.startswith(LOCAL):
         identity_of(local_folder(judge))
     elif judge == VQA:

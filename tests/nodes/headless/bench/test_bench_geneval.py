@@ -262,6 +262,10 @@ def test_the_wrong_kind_of_judge_is_named(
     assert "The judge of GenEval is a detector" in capsys.readouterr().err
     assert main([*command, "--judge", "detector"]) == 2
     assert "Add --detector PATH and --clip DIR" in capsys.readouterr().err
+    folder = str(tmp_path)
+    assert main([*command, "--judge", "detector", "--detector", folder, "--clip", folder, "--workflow", "edit"]) == 2
+    assert "has no config.json" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()  # no picture has been made
 
 
 @pytest.mark.parametrize(
