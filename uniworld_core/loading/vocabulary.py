@@ -183,7 +183,9 @@ def _tokenizer(make: Callable[[], Any], folder: Path) -> Tokenizer:
 def _parse(make: Callable[[], Any], folder: Path) -> Any:
     try:
         return make()
-    except Exception as error:  # the tokenizers library raises plain Exceptions
+    except BaseException as error:  # the tokenizers library raises plain Exceptions, and PanicException, which is none
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
         raise UniWorldError(
             f"The tokenizer in {folder} cannot be read ({brief(error)}): copy the folder again."
         ) from error
@@ -246,6 +248,13 @@ def _bpe(files: _Files) -> tuple[dict[str, int], list[tuple[str, str]]]:
     numbers = vocabulary.values()
     if not vocabulary or not all(map(TOKEN.holds, numbers)) or len(set(numbers)) < len(numbers):
         raise UniWorldError(f"The vocabulary of the tokenizer in {folder} is not a table of ids: copy the files again.")
+    for first, second in pairs:
+        # The tokenizers library panics at some of these, which no handler of Exception catches.
+        if lost := [piece for piece in (first, second, first + second) if piece not in vocabulary]:
+            raise UniWorldError(
+                f"{source} has the merge {shown((first, second))}, and the vocabulary in {folder} has no {shown(lost[0])}: copy "
+                "the tokenizer files of the same model again."
+            )
     return vocabulary, [(first, second) for first, second in pairs]
 
 

@@ -131,6 +131,7 @@ ASKS: dict[str, tuple[str, tuple[str, ...], Any]] = {
     "ids twice": ("flux/tokenizer/vocab.json", ("!",), 1),
     "a merge": ("uniworld/tokenizer.json", ("model", "merges"), [["a", "b", "c"]]),
     "an unknown merge": ("uniworld/tokenizer.json", ("model", "merges"), [["zzz", "yyy"]]),
+    "a merge to an unknown token": ("uniworld/tokenizer.json", ("model", "merges"), [["Ġassistant", "z"]]),
     "an end that is not a token": ("uniworld/tokenizer_config.json", ("eos_token",), "<nothing>"),
     "added ids": ("uniworld/tokenizer_config.json", ("added_tokens_decoder",), {"9": {"content": "<|image_pad|>"}}),
 }
