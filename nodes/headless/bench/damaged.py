@@ -44,7 +44,7 @@ def grid_problem(path: Path) -> str | None:
         width, height = picture.size
     if width % 2 == 0 and height % 2 == 0:
         return None
-    return f"it has {width}x{height} pixels, so it is no grid of four pictures of the same size"
+    return f"it has {width}x{height} pixels, so it is not a grid of four pictures of the same size"
 
 
 def unreadable(path: Path, error: Exception) -> UniWorldError:

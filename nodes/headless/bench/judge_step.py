@@ -59,7 +59,7 @@ def read_judge(run: RunFolder) -> JudgeSettings | None:
         if not all(isinstance(one, str) for one in texts) or settings.scoring not in MODES:
             raise TypeError("a text is something else")
         if not all(type(one) in (int, float) for one in numbers):
-            raise TypeError("the temperature is no number")
+            raise TypeError("the temperature is not a number")
         return settings
     except TypeError as error:
         raise UniWorldError(

@@ -216,7 +216,7 @@ def test_a_picture_that_is_no_grid_is_counted_and_named(
     Image.new("RGB", size).save(picture)
     command = ["dpg", "--data", tmp_path, "--pictures", picture.parent, "--out", tmp_path / "run", "--judge", "vqa"]
     assert bench(*command) == 1
-    assert f"it has {size[0]}x{size[1]} pixels, so it is no grid of four" in capsys.readouterr().err
+    assert f"it has {size[0]}x{size[1]} pixels, so it is not a grid of four" in capsys.readouterr().err
     assert tables(tmp_path / "run")["published"]["counts"]["missing"] == 1
 
 
