@@ -210,5 +210,6 @@ def _mismatch(specs: list[Spec], saved: list[object]) -> str:
     widgets = "1 widget" if current.count == 1 else f"{current.count} widgets"
     return (
         f"{counted} saved, but the node has {widgets} ({names}), so it is unclear which value belongs to "
-        "which input. Open the workflow in the editor, correct the values of this node, and save the workflow again."
+        "which input. Open the workflow in the editor, correct the values of this node, and save the workflow again. Or run it "
+        "with the version of the node's pack that it was saved with."
     )
