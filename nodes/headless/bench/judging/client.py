@@ -106,7 +106,7 @@ class OpenAIJudge:
         self._key = _key_for(address)
         self.model, self.notes = model, []
         self.identity = {"model": model, "server": _host(address)}
-        if address.startswith("http://") and not _is_local(address):
+        if urlsplit(address).scheme == "http" and not _is_local(address):
             self.notes.append(f"The key and the pictures are sent to {_host(address)} without encryption.")
         self._timeout = timeout
         self._client = AsyncOpenAI(

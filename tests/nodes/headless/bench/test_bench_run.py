@@ -629,7 +629,7 @@ def test_a_judge_on_this_machine_is_asked_without_the_proxy(bench: Runner, monke
     monkeypatch.delenv("ALL_PROXY")
     monkeypatch.setenv("HTTP_PROXY", fake.url.removesuffix("/v1"))  # it has ended
     bench.out = bench.folder / "another"
-    _, _, err = bench(None, "--judge", "http://judge.example/v1", "--judge-model", "m", "--retry-wait", "0")
+    _, _, err = bench(None, "--judge", "HTTP://judge.example/v1", "--judge-model", "m", "--retry-wait", "0")
     notes = "The key and the pictures are sent to judge.example without encryption."
     assert 0 < err.index(notes) < err.index("replies")
     monkeypatch.setenv("ALL_PROXY", "nonsense://127.0.0.1:1")
