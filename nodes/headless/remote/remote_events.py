@@ -127,9 +127,10 @@ class RemoteEvents:
         ended = next((message for message in reversed(history.messages) if message[0] in ENDS), self.ending)
         if ended is None:
             ended = ("execution_success" if history.succeeded else "execution_error"), {}
-        for node in list(self._running):
-            self._finish(node)
         name, data = ended
+        # As in a local run, a node that failed or was interrupted does not finish.
+        for node in list(self._running) if name == "execution_success" else ():
+            self._finish(node)
         return self.end(name, data, history.outputs)
 
     def end(self, name: str, data: dict[str, Any], outputs: dict[str, dict[str, Any]] | None = None) -> RunResult:

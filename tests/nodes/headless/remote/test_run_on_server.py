@@ -193,6 +193,8 @@ def test_an_error_is_the_sentence_of_a_local_run(uniworld, write, fake, kind, te
     code, out, err = uniworld("run", write({"7": node("Fail", kind=kind, text=text)}), "--server", fake.url)
     assert (code, out) == (1, "")
     assert err.splitlines()[-1] == f"Node 7 (Fail) failed: {said}"
+    assert "Fail (7):   0%" in err
+    assert "100%" not in err  # it did not finish
 
 
 @pytest.mark.parametrize("ui", [
