@@ -64,7 +64,9 @@ def family_of(folder: str | Path) -> Family:
         if (Path(folder) / mark).is_file():
             return FAMILIES[kind]()
     files = [Path(folder) / name for name in TYPE_KEYS]
-    if Path(folder).is_dir() and not any(file.exists() for file in files):
+    # Beside weights in safetensors it is config.json that is missing, and the error names it.
+    weights = any(Path(folder).glob("*.safetensors*"))
+    if Path(folder).is_dir() and not weights and not any(file.exists() for file in files):
         raise UniWorldError(
             f"{folder} has none of the files {', '.join((*MARKS, *TYPE_KEYS))}, which identify a model: the download is "
             "incomplete, or its files are in a folder inside. Copy the complete folder."
