@@ -43,11 +43,12 @@ class LoadUniWorld(Node):
         Output(
             "vlm",
             "UNIWORLD_VLM",
-            "Qwen2.5-VL with the projectors and the routing head, for UniWorld Condition, Understand and Route.",
+            "The language model: Qwen2.5-VL, with UniWorld-V1's projectors and routing head, or that of another family. For "
+            "UniWorld Condition, Understand and Route.",
         ),
         Output("siglip", "UNIWORLD_SIGLIP", "SigLIP2, for UniWorld Reference and UniWorld Chat Turn."),
-        Output("dit", "UNIWORLD_DIT", "The checkpoint's FLUX DiT, for UniWorld Empty Latent, Scheduler and Sampler."),
-        Output("vae", "UNIWORLD_VAE", "The FLUX VAE, for UniWorld VAE Decode and VAE Encode."),
+        Output("dit", "UNIWORLD_DIT", "The network that paints, for UniWorld Empty Latent, Scheduler and the samplers."),
+        Output("vae", "UNIWORLD_VAE", "The family's VAE, for UniWorld VAE Decode and VAE Encode."),
         Output("text", "UNIWORLD_TEXT", "The CLIP and T5 of FLUX, for UniWorld Condition."),
         Output(
             "MODEL",
