@@ -47,7 +47,9 @@ class LoadUniWorld(Node):
             "UniWorld Condition, Understand and Route.",
         ),
         Output("siglip", "UNIWORLD_SIGLIP", "SigLIP2, for UniWorld Reference and UniWorld Chat Turn."),
-        Output("dit", "UNIWORLD_DIT", "The network that paints, for UniWorld Empty Latent, Scheduler and the samplers."),
+        Output(
+            "dit", "UNIWORLD_DIT", "The network that paints, for UniWorld Empty Latent, Scheduler and the samplers."
+        ),
         Output("vae", "UNIWORLD_VAE", "The family's VAE, for UniWorld VAE Decode and VAE Encode."),
         Output("text", "UNIWORLD_TEXT", "The CLIP and T5 of FLUX, for UniWorld Condition."),
         Output(

@@ -48,7 +48,7 @@ def _load(name: str) -> Any:
     return module
 
 
-random_graphs = _load("random_graphs")
+random_graphs, random_groups = _load("random_graphs"), _load("random_groups")
 
 
 @pytest.fixture(scope="module")
@@ -96,6 +96,18 @@ def test_every_node_has_the_widgets_and_inputs_that_the_editor_gives_it(page, in
 def test_the_editor_queues_what_we_convert(page, infos, seed):
     known = {name: info for name, info in infos["infos"].items() if info["python_module"] == "custom_nodes.kinds0"}
     workflow = random_graphs.Builder(known | {"SaveImage": infos["infos"]["SaveImage"]}, seed).workflow()
+    _check(page, infos, workflow)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_the_editor_opens_group_nodes_as_we_do(page, infos, seed):
+    workflow = random_groups.Groups(infos["infos"], seed).workflow()
+    queued = _check(page, infos, workflow)
+    assert any(":" in node_id for node_id in queued)
+
+
+def _check(page: Any, infos: dict[str, Any], workflow: dict[str, Any]) -> dict[str, Any]:
+    """Compare the prompts of the editor and of our conversion, and return the editor's."""
     replacements, choices = Replacements(), PromptChoices()
     prompt = convert(workflow, infos["infos"].get, replacements, choices)
     replacements.apply(prompt, datetime.now())
@@ -104,6 +116,7 @@ def test_the_editor_queues_what_we_convert(page, infos, seed):
     if queued is None:
         pytest.skip("The editor cannot queue this one.")
     assert _plain(prompt) == _plain(json.loads(queued))
+    return json.loads(queued)
 
 
 def _plain(prompt: dict[str, Any]) -> dict[str, Any]:

@@ -2,9 +2,8 @@
 
 Source: `app.loadGraphData` and `graphToPrompt` of comfyui-frontend-package 1.58.1. This converter differs where the
 editor loses or mixes up values: it also reads values saved by name, finds values of old files that the editor shifts
-(its issue 3399), and supports subgraphs that only connect an input to an output. Group nodes of old editors are not
-supported; the error names the node. Tokens in file names and `{a|b}` in prompts are resolved later, when all values
-are set (`replacements.py`, `prompt_choices.py`).
+(its issue 3399), and supports subgraphs that only connect an input to an output. Tokens in file names and `{a|b}` in prompts
+are resolved later, when all values are set (`replacements.py`, `prompt_choices.py`).
 """
 
 from __future__ import annotations
@@ -17,6 +16,7 @@ from typing import Any
 from ....uniworld_core.errors import UniWorldError
 from .editor_graph import SUBGRAPH_INPUT, GraphScope, all_scopes, is_off, open_graph
 from .editor_nodes import GET, REROUTE, SET, EditorNode, EditorNodes, Infos, read_nodes
+from .group_nodes import is_group, with_groups_opened
 from .primitives import apply_primitives, read_primitives
 from .promoted import assign_promoted_values
 from .prompt_choices import PromptChoices, is_dynamic
@@ -135,7 +135,7 @@ def _is_dynamic(node: EditorNode, name: str) -> bool:
 
 
 def _open(workflow: dict[str, object], infos: Infos) -> OpenedWorkflow:
-    root = open_graph(workflow, lambda name: infos(name) is not None)
+    root = open_graph(with_groups_opened(workflow, infos), lambda name: infos(name) is not None)
     scopes = all_scopes(root)
     nodes: dict[int, EditorNodes] = {}
     # Innermost graphs first, because the node of a subgraph shows widgets of the nodes inside.
@@ -147,10 +147,11 @@ def _open(workflow: dict[str, object], infos: Infos) -> OpenedWorkflow:
 
 def _read(scope: GraphScope, infos: Infos, nodes: dict[int, EditorNodes]) -> EditorNodes:
     for node_id, node in scope.graph.nodes.items():
-        if not is_off(node) and node["type"].startswith(("workflow>", "workflow/")):
+        if not is_off(node) and is_group(node):
+            reason = "is in a subgraph" if scope.path else "has no definition in the workflow"
             raise UniWorldError(
-                f"Node {scope.full_id(node_id)} is a group node ('{node['type']}') of an old editor. Open the workflow "
-                "in a current editor, which converts the node to a subgraph, and save it."
+                f"Node {scope.full_id(node_id)} is a group node ('{node['type']}') of an old editor, and {reason}. Save the "
+                "workflow again in an editor that can open the node."
             )
     opened = {child.graph.definition["id"]: nodes[id(child.graph)] for child in scope.children.values()}
     found = read_nodes(scope.graph, infos, scope.full_id, opened.get)

@@ -119,7 +119,7 @@ def open_graph(workflow: dict[str, object], is_class: Callable[[str], bool] = la
     """
     workflow, definitions = with_unique_ids(workflow, _definitions(workflow))
     graphs: dict[str, Graph] = {}
-    root = GraphScope((), _graph(workflow, "the workflow"))
+    root = GraphScope((), read_graph(workflow, "the workflow"))
     pending = [(root, frozenset[str]())]
     count = len(root.graph.nodes)
     while pending:
@@ -140,7 +140,7 @@ def open_graph(workflow: dict[str, object], is_class: Callable[[str], bool] = la
                     f"Node {scope.full_id(node_id)}: the {name} contains itself. Remove it from itself."
                 )
             if kind not in graphs:
-                graphs[kind] = _graph(definitions[kind], name)
+                graphs[kind] = read_graph(definitions[kind], name)
             child = GraphScope((*scope.path, node_id), graphs[kind], scope)
             scope.children[node_id] = child
             count += len(child.graph.nodes)
@@ -181,7 +181,15 @@ def _definitions(workflow: dict[str, Any]) -> dict[str, dict[str, object]]:
     return found
 
 
-def _graph(definition: dict[str, object], name: str) -> Graph:
+def read_graph(definition: dict[str, object], name: str) -> Graph:
+    """Read the nodes and links of the workflow or of a subgraph.
+
+    Args:
+        name: what error messages call it.
+
+    Raises:
+        UniWorldError: a node or a link is malformed.
+    """
     nodes: dict[str, dict[str, object]] = {}
     entries = definition.get("nodes")
     again = "Save the workflow again in the editor."

@@ -16,8 +16,15 @@ def rename_in_prompt(prompt: object, registry: Registry) -> Any:
 
 
 def rename_in_graph(graph: dict[str, object], registry: Registry) -> dict[str, object]:
-    """Return a graph (editor form) with current class ids, including those in subgraphs and nested definitions."""
+    """Return a graph (editor form) with current class ids, including those in subgraphs, nested definitions and groups."""
     renamed = _with_nodes(graph, registry)
+    extra = graph.get("extra")
+    if isinstance(extra, dict) and isinstance(extra.get("groupNodes"), dict):
+        groups = {
+            key: _with_nodes(one, registry) if isinstance(one, dict) else one
+            for key, one in extra["groupNodes"].items()
+        }
+        renamed = {**renamed, "extra": {**extra, "groupNodes": groups}}
     definitions = graph.get("definitions")
     if not isinstance(definitions, dict) or not isinstance(definitions.get("subgraphs"), list):
         return renamed

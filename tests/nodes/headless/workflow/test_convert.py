@@ -573,12 +573,6 @@ def test_of_two_wires_into_one_input_the_one_that_the_input_refers_to_counts(gra
     assert ours(graph.save(), registry)["3"]["inputs"] == {"value": ["1", 0]}
 
 
-def test_a_group_node_of_old_editors_is_rejected_by_name(graph, registry):
-    graph.add("workflow>mine")
-    with pytest.raises(ValueError, match="Node 1 is a group node"):
-        ours(graph.save(), registry)
-
-
 def test_an_unknown_class_is_kept_so_that_the_check_can_report_it(graph, registry):
     number, unknown, show = (
         graph.add("Number", [1]),
