@@ -96,6 +96,7 @@ def _resumable() -> Iterator[None]:
 
 
 def _is_checkpoint(source: str) -> bool:
+    from ...uniworld_core.families.table import check_complete
     from ...uniworld_core.families.uniworld_v1.config import MODEL_TYPE
     from ...uniworld_core.loading.settings import read_json
     from ...uniworld_core.loading.shipped import shipped_names
@@ -108,6 +109,7 @@ def _is_checkpoint(source: str) -> bool:
             f"The folder '{source}' does not exist. Give a checkpoint folder, or the name of a shipped model: "
             f"{', '.join(shipped_names())}."
         )
+    check_complete(Path(source))
     file = Path(source) / "config.json"
     kind = read_json(file).get("model_type")
     if kind not in (MODEL_TYPE, QWEN_TYPE):

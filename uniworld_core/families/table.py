@@ -63,16 +63,26 @@ def family_of(folder: str | Path) -> Family:
     for mark, kind in MARKS.items():
         if (Path(folder) / mark).is_file():
             return FAMILIES[kind]()
+    check_complete(Path(folder))
     files = [Path(folder) / name for name in TYPE_KEYS]
-    # Beside weights in safetensors it is config.json that is missing, and the error names it.
-    weights = any(Path(folder).glob("*.safetensors*"))
-    if Path(folder).is_dir() and not weights and not any(file.exists() for file in files):
-        raise UniWorldError(
-            f"{folder} has none of the files {', '.join((*MARKS, *TYPE_KEYS))}, which identify a model: the download is "
-            "incomplete, or its files are in a folder inside. Copy the complete folder."
-        )
     file = next((file for file in files if file.is_file()), files[0])
     return family_by_config(read_json(file), str(file), TYPE_KEYS[file.name])
+
+
+def check_complete(folder: Path) -> None:
+    """Raise UniWorldError if a folder has no file that identifies a model, because its download is incomplete."""
+    identifying = (*MARKS, *TYPE_KEYS)
+    # Beside weights in safetensors it is config.json that is missing, and another error names it.
+    if (
+        not folder.is_dir()
+        or any((folder / name).exists() for name in identifying)
+        or any(folder.glob("*.safetensors*"))
+    ):
+        return
+    raise UniWorldError(
+        f"{folder} has none of the files {', '.join(identifying)}, which identify a model: the download is incomplete, or "
+        "its files are in a folder inside. Copy the complete folder."
+    )
 
 
 def is_checkpoint(folder: Path, file: str = "model_index.json") -> bool:

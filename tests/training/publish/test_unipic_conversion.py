@@ -82,3 +82,9 @@ def test_what_does_not_apply_is_an_error(
 def test_a_target_inside_the_source_is_an_error(unipic_copy: Path, capsys: Any) -> None:
     assert main(["convert", str(unipic_copy), str(unipic_copy / "converted")]) == 2
     assert "is inside the UniPic folder" in capsys.readouterr().err
+
+
+def test_an_incomplete_download_is_named(unipic_copy: Path, capsys: Any) -> None:
+    (unipic_copy / "kl16.ckpt").unlink()
+    assert main(["convert", str(unipic_copy), str(unipic_copy.parent / "converted")]) == 2
+    assert "has none of the files kl16.ckpt, config.json, model_index.json" in capsys.readouterr().err
