@@ -95,7 +95,8 @@ class _Reader:
         self.external = {
             (entry[0], entry[1]): entry[2]
             for entry in (external if isinstance(external, list) else ())
-            if isinstance(entry, list) and len(entry) >= 3 and entry[2] is not None
+            if isinstance(entry, list) and len(entry) >= 3 and all(isinstance(part, int) for part in entry[:2])
+            if entry[2] is not None
         }
 
     def read(self) -> GroupClass:

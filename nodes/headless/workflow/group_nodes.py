@@ -15,7 +15,7 @@ from ....uniworld_core.errors import UniWorldError
 from ..problems import node_label
 from ..registry.widgets import input_specs
 from .editor_graph import SUBGRAPH_INPUT, SUBGRAPH_OUTPUT, Graph, is_off, read_graph, slots
-from .editor_nodes import PRIMITIVE, EditorInput, EditorNode, Infos, read_nodes
+from .editor_nodes import PRIMITIVE, VIRTUAL, EditorInput, EditorNode, Infos, read_nodes
 from .group_classes import PREFIXES, GroupClass, read_group
 from .saved_values import read_values
 
@@ -44,13 +44,26 @@ def with_groups_opened(workflow: dict[str, Any], infos: Infos) -> dict[str, Any]
     classes = {kind: read_group(name, definitions[name], infos) for kind, name in names.items() if name in definitions}
     placed = {node_id: node for node_id, node in graph.nodes.items() if node["type"] in classes}
     only = Graph(graph.definition, graph.name, placed, graph.links, graph.aliases)
-    groups = read_nodes(only, lambda kind: classes[kind].info, str, lambda _: None).by_id
+    try:
+        groups = read_nodes(only, lambda kind: classes[kind].info, str, lambda _: None).by_id
+    except UniWorldError as error:
+        unknown = sorted({one["type"] for kind in classes.values() for one in kind.nodes if _is_unknown(one, infos)})
+        if not unknown:
+            raise
+        raise UniWorldError(
+            f"{error}\nThe group nodes contain the unknown classes {', '.join(map(repr, unknown))}, whose values cannot be "
+            "counted. Load their packs with --pack."
+        ) from error
     opened = []
     last = _last_id(workflow, graph)
     for group in groups.values():
         opened.append(_Opened(group, classes[group.type], last))
         last = opened[-1].id
     return _with(workflow, opened, infos, last)
+
+
+def _is_unknown(node: dict[str, Any], infos: Infos) -> bool:
+    return node["type"] not in VIRTUAL and infos(node["type"]) is None
 
 
 def _last_id(workflow: dict[str, Any], graph: Graph) -> int:
@@ -75,7 +88,9 @@ class _Opened:
     def __post_init__(self) -> None:
         self.type = str(uuid.uuid5(uuid.NAMESPACE_OID, f"{self.node.id} {self.before}"))
         # A widget is an input of the subgraph only if something is wired to it.
-        self.inputs = [entry for entry in self.node.inputs if entry.widget is None or entry.link is not None]
+        # A saved input that the group does not have leads nowhere, and is dropped as in the editor.
+        known = [entry for entry in self.node.inputs if entry.name in self.kind.inputs]
+        self.inputs = [entry for entry in known if entry.widget is None or entry.link is not None]
 
     @property
     def id(self) -> int:
@@ -127,7 +142,7 @@ class _Opened:
             for shown, (place, name) in self.kind.inputs.items()
             if place == index and shown in self.node.widgets.values
         }
-        if not values or not self.node.saved.get("widgets_values"):
+        if not values:
             return node
         if node["type"] == PRIMITIVE:
             others = saved.get("widgets_values")

@@ -200,6 +200,27 @@ def test_an_unknown_class_in_a_group_is_kept_so_that_the_check_can_report_it(reg
     assert queued(workflow(group, [9]), registry)["13:11"] == ("Nobody", {})
 
 
+def test_values_that_do_not_fit_because_of_an_unknown_class_are_an_error_that_names_it(registry):
+    group = {"nodes": [inside("Nobody", [1]), inside("Number", [4])], "links": []}
+    with pytest.raises(UniWorldError, match=r"2 values are saved(.|\n)* unknown classes 'Nobody'"):
+        queued(workflow(group, [1, 4]), registry)
+
+
+def test_without_saved_values_the_group_node_has_the_defaults_of_its_classes(registry):
+    defaults = {entry[1].get("default", 0) for entry in registry.info("Number")["input"]["required"].values()}
+    group = {"nodes": [inside("Number", [4])], "links": []}
+    for values in (None, []):
+        (value,) = queued(workflow(group, values), registry)["12:11"][1].values()
+        assert {value} == defaults
+
+
+def test_a_wire_into_an_input_that_the_group_lacks_is_dropped(registry):
+    group = {"nodes": [inside("Number", [4])], "links": [], "external": [[[], {}, "INT"]]}
+    into = [{"name": "gone", "type": "INT", "link": 9}]
+    graph = workflow(group, [6], into, [[9, 1, 0, 2, 0, "INT"]])
+    assert queued(graph, registry)["12:11"] == ("Number", {"value": 6})
+
+
 def test_renamed_classes_in_a_group_are_replaced(registry):
     old, new = next((old, new) for old, new in RENAMED.items() if new in registry.classes)
     graph = rename_in_graph(workflow({"nodes": [inside(old, [])], "links": []}, []), registry)
