@@ -117,7 +117,7 @@ def open_graph(workflow: dict[str, object], is_class: Callable[[str], bool] = la
     Raises:
         UniWorldError: a part is malformed, a subgraph has no definition, or a subgraph contains itself.
     """
-    workflow, definitions = with_unique_ids(workflow, _definitions(workflow))
+    workflow, definitions = with_unique_ids(workflow, subgraph_definitions(workflow))
     graphs: dict[str, Graph] = {}
     root = GraphScope((), read_graph(workflow, "the workflow"))
     pending = [(root, frozenset[str]())]
@@ -166,7 +166,7 @@ def all_scopes(root: GraphScope) -> list[GraphScope]:
     return found
 
 
-def _definitions(workflow: dict[str, Any]) -> dict[str, dict[str, object]]:
+def subgraph_definitions(workflow: dict[str, Any]) -> dict[str, dict[str, object]]:
     """Return the subgraphs by id, each before those nested in its definition."""
     found: dict[str, dict[str, object]] = {}
     pending = [workflow]

@@ -14,7 +14,8 @@ from typing import Any
 from ....uniworld_core.errors import UniWorldError
 from ..problems import node_label
 from ..registry.widgets import input_specs
-from .editor_graph import SUBGRAPH_INPUT, SUBGRAPH_OUTPUT, Graph, is_off, read_graph, slots
+from .editor_graph import SUBGRAPH_INPUT, SUBGRAPH_OUTPUT, Graph, is_off, read_graph, slots, subgraph_definitions
+from .editor_ids import with_unique_ids
 from .editor_nodes import PRIMITIVE, VIRTUAL, EditorInput, EditorNode, Infos, read_nodes
 from .group_classes import PREFIXES, GroupClass, read_group
 from .saved_values import read_values
@@ -37,6 +38,10 @@ def with_groups_opened(workflow: dict[str, Any], infos: Infos) -> dict[str, Any]
     definitions = extra.get("groupNodes") if isinstance(extra, dict) else None
     if not isinstance(definitions, dict) or not any(map(is_group, workflow["nodes"])):
         return workflow
+    # The editor makes ids unique before it opens groups.
+    workflow, subgraphs = with_unique_ids(workflow, subgraph_definitions(workflow))
+    alone = [{key: part for key, part in one.items() if key != "definitions"} for one in subgraphs.values()]
+    workflow = {**workflow, "definitions": {"subgraphs": alone}}
     graph = read_graph(workflow, "the workflow")
     names = {
         kind: kind[len(PREFIXES[0]) :] for kind in (node["type"] for node in graph.nodes.values() if is_group(node))
@@ -55,7 +60,7 @@ def with_groups_opened(workflow: dict[str, Any], infos: Infos) -> dict[str, Any]
             "counted. Load their packs with --pack."
         ) from error
     opened = []
-    last = _last_id(workflow, graph)
+    last = _last_id(workflow)
     for group in groups.values():
         opened.append(_Opened(group, classes[group.type], last))
         last = opened[-1].id
@@ -66,10 +71,14 @@ def _is_unknown(node: dict[str, Any], infos: Infos) -> bool:
     return node["type"] not in VIRTUAL and infos(node["type"]) is None
 
 
-def _last_id(workflow: dict[str, Any], graph: Graph) -> int:
-    state = workflow.get("state")
-    last = [workflow.get("last_node_id"), state.get("lastNodeId") if isinstance(state, dict) else None]
-    last += [int(node_id) for node_id in graph.nodes if node_id.isdecimal() and len(node_id) < 16]
+def _last_id(workflow: dict[str, Any]) -> int:
+    """Return the highest id of a node in the workflow and its subgraphs, or that the editor has assigned."""
+    last = [workflow.get("last_node_id")]
+    for graph in (workflow, *workflow["definitions"]["subgraphs"]):
+        state = graph.get("state")
+        last.append(state.get("lastNodeId") if isinstance(state, dict) else None)
+        ids = (str(node.get("id")) for node in slots(graph, "nodes"))
+        last += [int(node_id) for node_id in ids if node_id.isdecimal() and len(node_id) < 16]
     return max([0, *(value for value in last if isinstance(value, int))])
 
 
@@ -176,8 +185,6 @@ def _link(number: int, origin: int, output: int, target: int, slot: int) -> dict
 
 def _with(workflow: dict[str, Any], opened: list[_Opened], infos: Infos, last: int) -> dict[str, Any]:
     by_id = {one.node.id: one for one in opened}
-    definitions = workflow.get("definitions")
-    subgraphs = definitions.get("subgraphs") if isinstance(definitions, dict) else None
     made = [one.definition(infos) for one in opened if not is_off(one.node.saved)]
     # The editor appends the new nodes.
     nodes = [node for node in workflow["nodes"] if str(node["id"]) not in by_id]
@@ -185,7 +192,7 @@ def _with(workflow: dict[str, Any], opened: list[_Opened], infos: Infos, last: i
         **workflow,
         "nodes": [*nodes, *(one.host() for one in opened)],
         "links": list(_moved(workflow, by_id)),
-        "definitions": {"subgraphs": [*(subgraphs if isinstance(subgraphs, list) else ()), *made]},
+        "definitions": {"subgraphs": [*workflow["definitions"]["subgraphs"], *made]},
         "last_node_id": last,
     }
 

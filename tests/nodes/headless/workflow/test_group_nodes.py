@@ -105,6 +105,18 @@ def test_two_nodes_of_a_group_have_their_own_values_and_ids(registry):
     assert prompt["16:14"] == ("Number", {"value": 50})
 
 
+@pytest.mark.parametrize(("state", "host"), [({}, "54:53"), ({"state": {"lastNodeId": 60}}, "63:62")])
+def test_new_ids_follow_those_of_subgraphs_which_are_made_unique_first(registry, state, host):
+    nested = {"id": "inner", "name": "inner", "nodes": [{**inside("Number", [8]), "id": 1}], "links": []}
+    outer = {**nested, "id": "outer", "nodes": [{"id": 50, "type": "inner"}], "definitions": {"subgraphs": [nested]}}
+    graph = workflow(sum_of(), [40, 2, 3], shows=[0])
+    graph["nodes"].append({"id": 9, "type": "outer"})
+    graph["definitions"] = {"subgraphs": [outer | state]}
+    prompt = queued(graph, registry)
+    assert prompt["3"] == ("Show", {"value": [host, 0]})
+    assert prompt["9:50:51"] == ("Number", {"value": 8})
+
+
 def test_outputs_that_are_used_outside_or_made_visible_are_counted(registry):
     for change in ({"external": [[0, 0, "INT"]]}, {"config": {"0": {"output": {"0": {"visible": True}}}}}):
         prompt = queued(workflow({**sum_of(), **change}, [1, 2, 3], shows=[0, 1]), registry)
