@@ -192,6 +192,7 @@ def _lay_out_class(node: EditorNode, info: dict[str, Any], specs: list[Spec]) ->
         if not isinstance(name, str) or name in known:
             continue
         widget_name = widget.get("name") if isinstance(widget, dict) else None
+        widget_name = widget_name if isinstance(widget_name, str) else None
         # An input of a removed widget is dropped. Any other unknown input was added by a program and is kept.
         if widget_name is None or widget_name in node.widgets.widgets:
             node.inputs.append(EditorInput(name, saved.get("type", "*"), widget_name))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import os
+import ssl
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -28,8 +30,12 @@ def http_client(local: bool) -> Any:
     from openai import DefaultAsyncHttpxClient
 
     # The pictures are sent to the address that the user chose, and to no other.
+    options: dict[str, Any] = {"follow_redirects": False, "event_hooks": {"response": [_limit]}}
     try:
-        return DefaultAsyncHttpxClient(follow_redirects=False, trust_env=not local, event_hooks={"response": [_limit]})
+        if local:  # without the environment's proxy, but with its certificates, which a local HTTPS server needs most
+            certificates = ssl.create_default_context(cafile=os.environ.get("SSL_CERT_FILE") or None)
+            options |= {"trust_env": False, "verify": certificates}
+        return DefaultAsyncHttpxClient(**options)
     except (ImportError, OSError, ValueError) as error:  # no package for SOCKS, no such certificate, an invalid address
         raise UniWorldError(
             f"The proxy or the certificates that the environment sets cannot be used ({brief(error).rstrip('.')}). Check "

@@ -564,6 +564,14 @@ def test_wires_are_found_by_the_names_of_inputs(graph, registry):
     assert "x" not in ours(graph.save(), registry)["2"]["inputs"], "the input of a removed widget"
 
 
+@pytest.mark.parametrize("name", [["x"], {}, 5])
+def test_a_widget_whose_name_is_not_text_is_ignored(graph, registry, name):
+    number, total = graph.add("Number", [4]), graph.add("Add", [1, 2, 3])
+    total["inputs"].append({"name": "x", "type": "INT", "link": None, "widget": {"name": name}})
+    graph.link(number, 0, total, "x")
+    assert ours(graph.save(), registry)["2"]["inputs"] == {"a": 1, "b": 2, "c": 3, "x": ["1", 0]}
+
+
 def test_of_two_wires_into_one_input_the_one_that_the_input_refers_to_counts(graph, registry):
     first, second, show = graph.add("Number", [4]), graph.add("Number", [5]), graph.add("Show")
     graph.link(first, 0, show, "value")
