@@ -14,6 +14,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from dataclasses import dataclass
 from graphlib import TopologicalSorter
 from multiprocessing.process import BaseProcess
@@ -107,7 +108,8 @@ def _shut_down(pool: ProcessPoolExecutor, others: set[BaseProcess]) -> None:
 def _interrupt_workers(others: set[BaseProcess]) -> None:
     for process in set(multiprocessing.active_children()) - others:
         if process.pid is not None:
-            os.kill(process.pid, signal.SIGINT)
+            with suppress(ProcessLookupError):  # it has just ended
+                os.kill(process.pid, signal.SIGINT)
 
 
 # In a worker process: set when a job failed there, or when Ctrl-C arrived between two jobs.
