@@ -99,11 +99,13 @@ def picture(
     return graph.add("LoadImage", column, top, title, image=name, **shown)
 
 
-def paint(graph: Any, column: int, load: Any, condition: Any, latent: Any, **shown: Any) -> Any:
+def paint(
+    graph: Any, column: int, load: Any, condition: Any, latent: Any, top: int = SAMPLER, decoder: int = DECODER
+) -> Any:
     """Add the sampler and, in the next column, the VAE decoder. Returns the decoder."""
     inputs = {"dit": load[2], "conditioning": condition[0], "latent": latent[0]}
-    sampler = graph.add("UniWorldSampler", column, SAMPLER, **inputs, seed=sample(graph).seed, **shown)
-    return graph.add("UniWorldVAEDecode", column + 1, DECODER, "Decode", collapsed=True, vae=load[3], latent=sampler[0])
+    sampler = graph.add("UniWorldSampler", column, top, **inputs, seed=sample(graph).seed)
+    return graph.add("UniWorldVAEDecode", column + 1, decoder, "Decode", collapsed=True, vae=load[3], latent=sampler[0])
 
 
 def usage(graph: Any, column: int, text: str, size: tuple[int | None, int] = (300, 90), gap: int = 20) -> None:
@@ -194,7 +196,7 @@ def understand() -> Any:
 def chat() -> Any:
     graph = new(
         "chat",
-        (LOAD, (50, 126), ASK, (36, 200), (34, 200), (46, 200), RESULT),
+        (LOAD, (50, 126), (36, 200), (40, 200), (39, 200), (46, 200), RESULT),
         (
             ("Model and image", 0, 0),
             ("First turn", 1, 2),
@@ -204,22 +206,22 @@ def chat() -> Any:
         ),
     )
     load, source = loader(graph), picture(graph, sample(graph).pictures[0])
-    # Lower than elsewhere, because the conversation is linked below the sampler.
-    reference = referred(graph, load, source, REFERENCE + 30, "Reference", collapsed=True)
+    # The sampler is higher and these three are lower than elsewhere, because the conversation is linked below the sampler.
+    reference = referred(graph, load, source, REFERENCE + 90, "Reference", collapsed=True)
     condition = conditioned(
-        graph, 2, load, PROMPT + 36, room=30, references=reference[0], prompt=sample(graph).task.prompt
+        graph, 2, load, PROMPT + 74, room=30, references=reference[0], prompt=sample(graph).task.prompt
     )
-    latent = empty_latent(graph, 2, load, references=reference[0])
-    image = paint(graph, 3, load, condition, latent, room=136)
+    latent = empty_latent(graph, 2, load, 224, references=reference[0])
+    image = paint(graph, 3, load, condition, latent, 52, -10)
     graph.add("SaveImage", 5, 350, images=image[0], filename_prefix="uniworld/chat")
-    turn = graph.add("UniWorldChatTurn", 4, 518, image=image[0], conversation=condition[1])
+    turn = graph.add("UniWorldChatTurn", 4, 532, image=image[0], conversation=condition[1])
     prompt = sample(graph).then.prompt
     answer = graph.add("UniWorldUnderstand", 5, TOP, vlm=load[0], conversation=turn[0], prompt=prompt)
     graph.add("PreviewAny", 6, TOP, "Answer", source=answer[0])
     text = (
         "**UniWorld Chat Turn** adds the generated image to the conversation, so the question is about that image.\n\nTo "
         "continue with another edit, connect *conversation* to a second **UniWorld Condition**, and *siglip* of **Load "
-        "UniWorld** to Chat Turn. nano knows single instructions and a few second turns; UniWorld-V1 knows conversations."
+        "UniWorld** to Chat Turn. nano has learned only single instructions, so its second turns are often wrong."
     )
     graph.note("How it works", text, 6, 230, (None, 300))
     return graph
@@ -284,7 +286,7 @@ def perception(task_name: str) -> Any:
     task = TASKS[task_name]
     graph = new(
         f"perception_{task_name}",
-        (LOAD, READ, ASK, PAINT, (34, 200), (34, 200)),
+        (LOAD, READ, ASK, PAINT, (44, 200), (42, 200)),
         (("Model and image", 0, 0), ("Perception task", 1, 2), ("Sampling", 3, 3), ("Map", 4, 5)),
     )
     load, source = loader(graph), picture(graph, sample(graph).pictures[0])
@@ -292,18 +294,15 @@ def perception(task_name: str) -> Any:
     ask = graph.add("UniWorldPerception", 1, 720, task=task_name, image=source[0], subject=sample(graph).subject)
     condition = conditioned(graph, 2, load, room=0, prompt=ask[0], references=reference[0])
     latent = empty_latent(graph, 2, load, references=reference[0])
-    image = paint(graph, 3, load, condition, latent, room=176)
+    image = paint(graph, 3, load, condition, latent)
+    graph.add("PreviewImage", 5, -34, "Painted map", images=image[0])
+    head = graph.add("UniWorldPerceptionHead", 4, 640, task=task_name, painted=image[0], source=ask[1])
     text = "The model paints a map of the image, and **UniWorld Perception Head** converts it to data."
-    graph.note("How it works", text, 4, 730, (None, 90))
-    # The editor's minimap covers the lower right corner, so images are smaller where boxes are shown too.
-    boxes = task.head in ("boxes", "pose")
-    room, top = (100, 180) if boxes else (180, 260)
-    graph.add("PreviewImage", 5, 0, "Painted map", room=room, images=image[0])
-    head = graph.add("UniWorldPerceptionHead", 4, 528, task=task_name, painted=image[0], source=ask[1])
-    graph.add("SaveImage", 5, top, "Map", room=room, images=head[0], filename_prefix=f"uniworld/{task_name}")
-    graph.add("PreviewAny", 5, 388 if boxes else 552, "Summary", room=100, source=head[3])
-    if boxes:
-        graph.add("PreviewAny", 5, 562, "Boxes", room=100, source=head[2])
+    graph.note("How it works", text, 4, graph.below(head), (None, 90))
+    saved = graph.add("SaveImage", 5, 264, "Map", images=head[0], filename_prefix=f"uniworld/{task_name}")
+    # The editor's minimap covers the lower right corner, which leaves room for one text.
+    shown = ("Boxes", head[2]) if task.head in ("boxes", "pose") else ("Summary", head[3])
+    graph.add("PreviewAny", 5, graph.below(saved), shown[0], room=100, source=shown[1])
     return graph
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 TITLE, SLOT, WIDGET, TEXT, GROUP = 30, 20, 24, 30, 34
 NOTE_WIDTH = 210  # minimum width of a note
+PREVIEW = 220  # height that the editor gives a picture in a node: it enlarges a node with less when the picture arrives
 # The window that the workflows are laid out for, and the area that older editors leave free in it: left, top, right, bottom.
 WINDOW = (1400, 900)
 _FREE = (16, 84, 1344, 800)

@@ -162,6 +162,19 @@ def test_nodes_do_not_overlap_and_lie_in_their_groups(name: str) -> None:
         assert any(all(frame.holds(corner) for corner in corners) for frame in frames), box
 
 
+@pytest.mark.parametrize("path", sorted((ROOT / "workflows").glob("*.json")), ids=lambda path: path.stem)
+def test_no_node_grows_when_it_shows_a_picture(path: Path) -> None:
+    """The other tests of the layout then hold after a run too."""
+    from workflows.editor_form import SHOWN
+    from workflows.layout import PREVIEW, node_size
+
+    for node in read(path)["nodes"]:
+        if node["type"] in SHOWN.keys() - {"PreviewAny"}:
+            sockets = [entry for entry in node["inputs"] if "widget" not in entry]
+            least = node_size(max(len(sockets), len(node["outputs"])), len(node["widgets_values"]), 0) + PREVIEW
+            assert node["size"][1] >= least, node.get("title", node["type"])
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_no_wire_runs_behind_a_node(name: str) -> None:
     from workflows.layout import crossings
