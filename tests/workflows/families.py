@@ -60,7 +60,7 @@ def edit(name: str) -> Any:
     graph = build.new(
         name,
         (build.LOAD, build.READ, build.ASK, build.PAINT, build.DECODE, (30, 220)),
-        (("Model and images", 0, 0), ("Instruction", 1, 2), ("Sampling", 3, 4), ("Result", 5, 5)),
+        (("Model and image", 0, 0), ("Instruction", 1, 2), ("Sampling", 3, 4), ("Result", 5, 5)),
     )
     load = loader(graph)
     source = build.picture(graph, settings.pictures[0], top=graph.below(load))
