@@ -6,7 +6,6 @@ primitive of a list of choices, although older editors saved its value.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -82,7 +81,8 @@ class _Reader:
     types: list[object] = field(default_factory=list)
     used: dict[str, int] = field(default_factory=dict)  # names of inputs, and how often each was wanted
     primitives: dict[int, Entry] = field(default_factory=dict)
-    late: list[Callable[[], None]] = field(default_factory=list)
+    # Widgets that have become sockets: node inside, socket, name and entry. The editor adds them after all others.
+    converted: list[tuple[int, int, str, Entry]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.nodes: list[dict[str, Any]] = self.definition["nodes"]
@@ -105,8 +105,8 @@ class _Reader:
             if declared is not None:
                 self._read_inputs(index, node, declared[0])
                 self._read_outputs(index, declared[1])
-        for task in self.late:
-            task()
+        for place in self.converted:
+            self._add_or_feed(*place)
         info = {"input": {"required": self.required}, "output": self.types, "display_name": "group node"}
         links = [(entry[0], entry[1], entry[2], entry[3]) for entry in self.links]
         return GroupClass(self.nodes, links, info, self.inputs, self.outputs)
@@ -157,7 +157,7 @@ class _Reader:
         converted: dict[int, str] = {}
         sockets = []
         for name, entry in declared.items():
-            if not isinstance(entry[0], (str, list, tuple)) or not read_spec(name, entry).has_widget:
+            if not _has_widget(name, entry):
                 sockets.append(name)
                 continue
             slot = next((n for n, one in enumerate(saved) if one.get("name") == name == _widget_of(one)), None)
@@ -167,20 +167,14 @@ class _Reader:
                 converted[slot] = name
         for position, name in enumerate(sockets):
             slot = next((n for n, one in enumerate(saved) if one.get("name") == name), position)
-            if (index, slot) in self.into:
-                self._feed(self.into[index, slot][0], declared[name])
-            else:
-                self._add(index, name, declared[name])
+            self._add_or_feed(index, slot, name, declared[name])
+        self.converted += [(index, slot, name, declared[name]) for slot, name in sorted(converted.items())]
 
-        def add_converted() -> None:
-            """Add widgets that have become sockets: after all others, as the editor does."""
-            for slot, name in sorted(converted.items()):
-                if (index, slot) in self.into:
-                    self._feed(self.into[index, slot][0], declared[name])
-                else:
-                    self._add(index, name, declared[name])
-
-        self.late.append(add_converted)
+    def _add_or_feed(self, index: int, slot: int, name: str, entry: Entry) -> None:
+        if (index, slot) in self.into:
+            self._feed(self.into[index, slot][0], entry)
+        else:
+            self._add(index, name, entry)
 
     def _add(self, index: int, name: str, entry: Entry) -> None:
         """Add an input to the group node, under a name that no other one has."""
@@ -194,8 +188,7 @@ class _Reader:
             if shown in self.used:
                 shown = f"{prefix}{self.used[shown]} {name}"
         self.used[first] = self.used.get(first, 1) + 1
-        is_widget = isinstance(entry[0], (str, list, tuple)) and read_spec(name, entry).has_widget
-        if not is_widget and config.get("visible") is False:
+        if not _has_widget(name, entry) and config.get("visible") is False:
             return
         if name in _SEEDS:
             entry = [entry[0], {**_options(entry), "control_after_generate": f"{prefix}control_after_generate"}]
@@ -231,6 +224,10 @@ def _get(holder: object, key: object) -> object:
 def _widget_of(saved: dict[str, object]) -> object:
     widget = saved.get("widget")
     return widget.get("name") if isinstance(widget, dict) else None
+
+
+def _has_widget(name: str, entry: Entry) -> bool:
+    return isinstance(entry[0], (str, list, tuple)) and read_spec(name, entry).has_widget
 
 
 def _options(entry: Entry) -> dict[str, Any]:

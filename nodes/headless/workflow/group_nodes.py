@@ -100,6 +100,7 @@ class _Opened:
         # A saved input that the group does not have leads nowhere, and is dropped as in the editor.
         known = [entry for entry in self.node.inputs if entry.name in self.kind.inputs]
         self.inputs = [entry for entry in known if entry.widget is None or entry.link is not None]
+        self.outputs = [{"name": f"output_{slot}", "type": kind} for slot, kind in enumerate(self.node.outputs)]
 
     @property
     def id(self) -> int:
@@ -114,9 +115,8 @@ class _Opened:
         inputs = [
             {"name": one.name, "type": one.type, "link": link} for one, link in zip(self.inputs, links, strict=True)
         ]
-        outputs = [{"name": f"output_{slot}", "type": kind} for slot, kind in enumerate(self.node.outputs)]
         kept: dict[str, object] = {key: self.node.saved[key] for key in ("mode", "title") if key in self.node.saved}
-        return {"id": self.id, "type": self.type, "inputs": inputs, "outputs": outputs, **kept}
+        return {"id": self.id, "type": self.type, "inputs": inputs, "outputs": self.outputs, **kept}
 
     def definition(self, infos: Infos) -> dict[str, object]:
         """Return the definition of the subgraph."""
@@ -134,9 +134,15 @@ class _Opened:
         for number, (index, output) in enumerate(self.kind.outputs):
             links.append(_link(len(links) + 1, self.inner_id(index), output, int(SUBGRAPH_OUTPUT), number))
         inputs = [{"name": str(number), "type": one.type} for number, one in enumerate(self.inputs)]
-        outputs = [{"name": f"output_{slot}", "type": kind} for slot, kind in enumerate(self.node.outputs)]
         name = self.node.type[len(PREFIXES[0]) :]
-        return {"id": self.type, "name": name, "nodes": nodes, "links": links, "inputs": inputs, "outputs": outputs}
+        return {
+            "id": self.type,
+            "name": name,
+            "nodes": nodes,
+            "links": links,
+            "inputs": inputs,
+            "outputs": self.outputs,
+        }
 
     def _inner(self, index: int, infos: Infos) -> dict[str, Any]:
         """Return a node inside, with the values of the group node."""
