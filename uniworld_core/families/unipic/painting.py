@@ -128,17 +128,15 @@ def paint(
         UniWorldError: an argument is invalid or does not match the condition, or a value is not finite (the message names
             the iteration).
     """
-    items = len(noise)
-    if not items:
-        raise UniWorldError("There are no seeds: give one per picture.")
-    shape = UNIPIC_LATENTS.shape(items, size)
+    shape = UNIPIC_LATENTS.shape(len(noise), size)
     order_BL, noise_BLSC = _start(noise, order, shape)
     condition = _checked(model, condition, shape, iterations, guidance, schedule, temperature)
     with explain_out_of_memory(model, "picture"):
         run = _MaskedRun(model, condition, shape, guidance != 1.0)
         steps = plan(order_BL.shape[1], iterations, guidance, schedule)
-        done, total = run.prefix_work, run.prefix_work + sum(run.work(steps))
-        for index, (step, work) in enumerate(zip(steps, run.work(steps))):
+        works = run.work(steps)
+        done, total = run.prefix_work, run.prefix_work + sum(works)
+        for index, (step, work) in enumerate(zip(steps, works, strict=True)):
 
             def report(diffused: int, at: float = done, work: float = work, index: int = index) -> None:
                 if callback is not None:
@@ -260,6 +258,8 @@ def _start(
     noise: Sequence[int] | torch.Tensor, order: torch.Tensor | None, shape: tuple[int, ...]
 ) -> tuple[torch.Tensor, torch.Tensor]:
     batch, channels, h, w = shape
+    if not batch:
+        raise UniWorldError("There are no seeds: give one per picture.")
     if not isinstance(noise, torch.Tensor):
         drawn, values = draw_order(noise, h * w, channels)
         order = drawn if order is None else order
