@@ -20,6 +20,25 @@ _MAX_TRAINED = 2**63 - 1  # largest seed of a run
 
 
 def _add_shapes(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `eval shapes`: the model, its sampling, and the tasks and outputs."""
+    _add_model(parser)
+    _add_sampling(parser)
+    parser.add_argument(
+        "--count", type=whole_number(1, _MOST), default=40, metavar="N", help="tasks per kind (default: 40)"
+    )
+    parser.add_argument("--kinds", metavar="A,B", help="kinds of tasks, separated by commas (default: all)")
+    parser.add_argument(
+        "--seed",
+        type=whole_number(0, MAX_SEED),
+        default=0,
+        metavar="N",
+        help="random seed of tasks and sampling (default: 0)",
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the scores to this JSON file")
+    parser.add_argument("--sheet", type=Path, metavar="FILE", help="also write the pictures to this PNG contact sheet")
+
+
+def _add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--checkpoint", default="nano", metavar="DIR", help="a checkpoint folder, or the name of a shipped model (nano)"
     )
@@ -39,37 +58,6 @@ def _add_shapes(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar=METAVAR,
         help=f"a LoRA, a safetensors file or a folder in PEFT's layout; {STRENGTH_HELP}",
-    )
-    parser.add_argument(
-        "--count", type=whole_number(1, _MOST), default=40, metavar="N", help="tasks per kind (default: 40)"
-    )
-    parser.add_argument("--kinds", metavar="A,B", help="kinds of tasks, separated by commas (default: all)")
-    parser.add_argument(
-        "--steps", type=whole_number(1, 1000), default=STEPS, metavar="N", help=f"sampling steps (default: {STEPS})"
-    )
-    parser.add_argument(
-        "--guidance",
-        type=finite_number(0, 100),
-        default=GUIDANCE,
-        metavar="X",
-        help=f"FLUX's embedded guidance (default: {GUIDANCE})",
-    )
-    parser.add_argument("--solver", choices=SOLVERS, default=SOLVERS[0], help=f"solver (default: {SOLVERS[0]})")
-    parser.add_argument(
-        "--cache",
-        choices=CACHES,
-        default=CACHES[0],
-        help=f"skip blocks that hardly change a step's result (default: {CACHES[0]})",
-    )
-    parser.add_argument(
-        "--batch", type=whole_number(1, _MOST), default=20, metavar="N", help="tasks per batch (default: 20)"
-    )
-    parser.add_argument(
-        "--seed",
-        type=whole_number(0, MAX_SEED),
-        default=0,
-        metavar="N",
-        help="random seed of tasks and sampling (default: 0)",
     )
     parser.add_argument("--dtype", choices=DTYPES, default="float32", help="dtype of the weights (default: float32)")
     parser.add_argument(
@@ -91,8 +79,29 @@ def _add_shapes(parser: argparse.ArgumentParser) -> None:
         help=f"implementation of attention in the DiT (default: {ATTENTIONS[0]})",
     )
     parser.add_argument("--device", default="auto", metavar="NAME", help="cpu, cuda, or auto for a GPU if there is one")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the scores to this JSON file")
-    parser.add_argument("--sheet", type=Path, metavar="FILE", help="also write the pictures to this PNG contact sheet")
+
+
+def _add_sampling(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--steps", type=whole_number(1, 1000), default=STEPS, metavar="N", help=f"sampling steps (default: {STEPS})"
+    )
+    parser.add_argument(
+        "--guidance",
+        type=finite_number(0, 100),
+        default=GUIDANCE,
+        metavar="X",
+        help=f"FLUX's embedded guidance (default: {GUIDANCE})",
+    )
+    parser.add_argument("--solver", choices=SOLVERS, default=SOLVERS[0], help=f"solver (default: {SOLVERS[0]})")
+    parser.add_argument(
+        "--cache",
+        choices=CACHES,
+        default=CACHES[0],
+        help=f"skip blocks that hardly change a step's result (default: {CACHES[0]})",
+    )
+    parser.add_argument(
+        "--batch", type=whole_number(1, _MOST), default=20, metavar="N", help="tasks per batch (default: 20)"
+    )
 
 
 def _shapes(arguments: argparse.Namespace) -> int:

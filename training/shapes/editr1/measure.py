@@ -137,15 +137,7 @@ def measure(
     config = read_run(run)
     kinds = tuple(dict.fromkeys(config.data.shapes)) if kinds is None else kinds
     names = () if oracle_only else judges(config)
-    unknown = [kind for kind in kinds if kind not in PAINTED_KINDS]
-    if not kinds:
-        raise UniWorldError(f"{run} did not train on tasks of the world of shapes: name the kinds to measure.")
-    if unknown:
-        raise UniWorldError(
-            f"The kinds of tasks {unknown} cannot be measured; choose some of {', '.join(PAINTED_KINDS)}."
-        )
-    if count < 1:
-        raise UniWorldError(f"The count is {count}; it must be at least 1.")
+    _check(run, kinds, count)
     checkpoint = find_checkpoint(run, step)
     name = f"{checkpoint.name}{'-raw' if raw else ''}"
     todo = [(weights, sampler, kind) for weights in (START, name) for sampler in samplers for kind in kinds]
@@ -168,6 +160,18 @@ def measure(
             content = json.dumps([asdict(one) for one in results]).encode()
             write_atomic(_file(run / MEASURED, weights, sampler, kind), content)
     return name
+
+
+def _check(run: Path, kinds: Sequence[str], count: int) -> None:
+    unknown = [kind for kind in kinds if kind not in PAINTED_KINDS]
+    if not kinds:
+        raise UniWorldError(f"{run} did not train on tasks of the world of shapes: name the kinds to measure.")
+    if unknown:
+        raise UniWorldError(
+            f"The kinds of tasks {unknown} cannot be measured; choose some of {', '.join(PAINTED_KINDS)}."
+        )
+    if count < 1:
+        raise UniWorldError(f"The count is {count}; it must be at least 1.")
 
 
 def _is_measured(results: Sequence[TaskResult] | None, count: int, names: Sequence[str]) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -144,7 +144,7 @@ class DPGVQASuite(DPGSuite):
 DPGSuite.vqa = DPGVQASuite()
 
 
-def by_question(rows: Sequence[Values], scale: float, name: str, broad: Any) -> BenchScores:
+def by_question(rows: Sequence[Values], scale: float, name: str, broad: Callable[[str], str]) -> BenchScores:
     """Compute the mean of the scores, and the fractions of right answers by category, times `scale`.
 
     Args:
