@@ -69,13 +69,14 @@ class Spending:
     """Running totals of what the recorded replies cost, so that a run of many replies need not sum them again.
 
     Attributes:
+        most: upper limit of the cost; None for no limit.
         total: cost of the replies of which the server reports tokens.
         highest: cost of the most expensive one.
         unknown: number of other replies.
     """
 
-    def __init__(self, price: Price, replies: Iterable[JudgeReply]) -> None:
-        self._price = price
+    def __init__(self, price: Price, replies: Iterable[JudgeReply], most: float | None = None) -> None:
+        self._price, self.most = price, most
         self.total, self.highest, self.unknown = 0.0, 0.0, 0
         for reply in replies:
             self.add(reply)
@@ -87,12 +88,21 @@ class Spending:
         self.highest = max(self.highest, cost)
         self.unknown += not cost
 
-    def bound(self, guess: float, running: int) -> float:
-        """Return the highest cost to expect when the requests under way and another one have been answered.
+    def guess(self, ask: Ask) -> float:
+        """Return the estimated cost of a reply."""
+        return self._price.of(*estimate([ask]))
+
+    def allows(self, guess: float, running: int) -> bool:
+        """Whether the limit holds after the replies to the requests under way and to another one.
 
         Args:
             guess: estimated cost of a reply; that of the replies of which the server reports no tokens.
             running: number of requests under way.
         """
+        if self.most is None:
+            return True
+        if running and not self.highest and not self.unknown:
+            return False  # before the first reply, the estimate may be far too low
         # A reply can be longer than the average one; twice the most expensive so far is a safe bound.
-        return self.total + self.unknown * guess + max(guess, 2 * self.highest) * (running + 1)
+        expected = max(guess, 2 * self.highest) * (running + 1)
+        return self.total + self.unknown * guess + expected <= self.most

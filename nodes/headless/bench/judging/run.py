@@ -15,7 +15,7 @@ from .....uniworld_core.errors import RunFailed, UniWorldError
 from ..scoring.outcome import Unscored
 from .ask import Ask
 from .client import KEY_VARIABLE, Judge, JudgeBusy, JudgeDenied, JudgeDown, JudgeRejected
-from .cost import Price, Spending, estimate
+from .cost import Price, Spending
 from .replies import JudgeReply, Replies
 
 # An unreadable reply is asked for again at most this many times.
@@ -145,7 +145,7 @@ class Judging:
         self._last_reply = time.monotonic()
         self._failures = 0
         self._running = 0
-        self._spending = None if limits.price is None else Spending(limits.price, replies.all())
+        self._spending = None if limits.price is None else Spending(limits.price, replies.all(), limits.max_cost)
         # Requests under way by key: results with the same picture, source and question share a reply.
         self._under_way: dict[str, asyncio.Event] = {}
         self._stopping = False
@@ -260,7 +260,6 @@ class Judging:
             if await self._waited_for_budget(ask):
                 continue
             first = False
-            self._check_cost(ask)
             self._under_way[key] = done = asyncio.Event()
             try:
                 await self._ask(ask, JudgeReply(key, subject.item, subject.sample, ask.kind, state.next_attempt, None))
@@ -325,28 +324,19 @@ class Judging:
     async def _waited_for_budget(self, ask: Ask) -> bool:
         """Wait while the requests under way could use up the budget, and return whether that was so.
 
-        The first request is answered alone: before that, the estimate may be far too low.
+        Raises:
+            RunFailed: the budget does not suffice for the request alone.
         """
-        price, most, spending = self._limits.price, self._limits.max_cost, self._spending
-        if price is None or most is None or spending is None:
+        spending, waited = self._spending, False
+        if spending is None or spending.most is None:
             return False
-        guess, waited = price.of(*estimate([ask])), False
-        while self._running and not self._stopping:
-            known = spending.highest or spending.unknown
-            if known and spending.bound(guess, self._running) <= most:
-                break
+        guess = spending.guess(ask)
+        while not self._stopping and not spending.allows(guess, self._running):
+            if not self._running:
+                raise RunFailed(
+                    f"The replies have cost {spending.total + spending.unknown * guess:.4f}, and another one could exceed "
+                    f"--max-cost {spending.most:g}. Raise it and run the same command again."
+                )
             await asyncio.sleep(0.02)
             waited = True
         return waited
-
-    def _check_cost(self, ask: Ask) -> None:
-        """Raise RunFailed if the requests under way and this one could exceed the budget."""
-        price, most, spending = self._limits.price, self._limits.max_cost, self._spending
-        if price is None or most is None or spending is None:
-            return
-        guess = price.of(*estimate([ask]))
-        if spending.bound(guess, self._running) > most:
-            raise RunFailed(
-                f"The replies have cost {spending.total + spending.unknown * guess:.4f}, and another one could exceed --max-cost {most:g}. Raise it "
-                "and run the same command again."
-            )
