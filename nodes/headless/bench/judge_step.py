@@ -55,11 +55,9 @@ def read_judge(run: RunFolder) -> JudgeSettings | None:
         settings = JudgeSettings(**content)
         settings = replace(settings, omitted=tuple(settings.omitted))
         texts = (settings.model, settings.server, *settings.omitted)
-        numbers = () if settings.temperature is None else (settings.temperature,)
-        if not all(isinstance(one, str) for one in texts) or settings.scoring not in MODES:
-            raise TypeError("a text is something else")
-        if not all(type(one) in (int, float) for one in numbers):
-            raise TypeError("the temperature is not a number")
+        has_texts = all(isinstance(one, str) for one in texts) and settings.scoring in MODES
+        if not has_texts or type(settings.temperature) not in (int, float, type(None)):
+            raise TypeError("an entry has another type")
         return settings
     except TypeError as error:
         raise UniWorldError(
